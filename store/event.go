@@ -22,11 +22,11 @@ type Event struct {
 	Data       json.RawMessage // one JSON object without white space between its tokens
 }
 
-// Draft is an event that is to be appended: one without a position. IDGiven says that the publisher chose the id, so
-// that the log must be asked whether it holds it already.
+// Draft is an event that is to be appended: one without a position or a time. Its id is set.
 type Draft struct {
 	Event
-	IDGiven bool
+	IDGiven bool // the publisher chose the id: the log may hold it already
+	Tried   bool // an earlier try failed without saying whether it committed
 }
 
 // Appended tells where an event stands after Append: at a new position, or, where Duplicate is set, at that of the

@@ -1,0 +1,124 @@
+package streams
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"sluice/store"
+)
+
+// Poller is the part of the store that heals what notifications lose; its contract is that of store.Store.
+type Poller interface {
+	NewListener(to store.Notified) *store.Listener
+	Heads(ctx context.Context, orgs []string) (store.Heads, error)
+}
+
+const (
+	pollEvery = time.Second
+	pingEvery = 2 * time.Second
+)
+
+// Notifier wakes the hub: at once by notifications on one LISTEN connection, and once a second by a query over all
+// logs in use, since a notification is a hint that may be lost.
+type Notifier struct {
+	log    Poller
+	hub    *Hub
+	logger *slog.Logger
+}
+
+// NewNotifier makes a notifier; Run runs it.
+func NewNotifier(log Poller, hub *Hub, logger *slog.Logger) *Notifier {
+	return &Notifier{log: log, hub: hub, logger: logger}
+}
+
+// Run wakes the hub until ctx ends; it leaves nothing running.
+func (n *Notifier) Run(ctx context.Context) {
+	var group sync.WaitGroup
+	defer group.Wait()
+	group.Go(func() { n.listen(ctx) })
+	group.Go(func() { n.poll(ctx) })
+}
+
+// listen drains the notifications. It never waits for the connection: pq blocks in Listen while no server answers,
+// and in Ping while more notifications are queued than its channel holds, so both run beside this loop.
+func (n *Notifier) listen(ctx context.Context) {
+	listener := n.log.NewListener(store.Notified{
+		Grown:   func(org string, seq int64) { n.hub.wakeBy(wokenByNotify, org, seq) },
+		WakeAll: n.hub.WakeAll,
+	})
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	beside.Go(func() {
+		for ctx.Err() == nil {
+			if err := listener.Start(); err == nil {
+				return
+			}
+		}
+	})
+	pings := make(chan struct{}, 1)
+	beside.Go(func() {
+		for range pings {
+			// A ping that fails closes the connection, and the listener makes another.
+			_ = listener.Ping()
+		}
+	})
+	defer close(pings)
+	closed := make(chan struct{})
+	beside.Go(func() {
+		<-ctx.Done()
+		listener.Close()
+		close(closed)
+	})
+	ticker := time.NewTicker(pingEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-closed:
+			return
+		case notification, open := <-listener.C:
+			if !open {
+				<-closed
+				return
+			}
+			listener.Tell(notification)
+		case <-ticker.C:
+			select {
+			case pings <- struct{}{}:
+			default: // the last one still waits for its answer
+			}
+		}
+	}
+}
+
+// poll compares the logs in use with what their tails have read.
+func (n *Notifier) poll(ctx context.Context) {
+	ticker := time.NewTicker(pollEvery)
+	defer ticker.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		heads, err := n.log.Heads(ctx, n.hub.Orgs())
+		if err != nil {
+			if !failing && ctx.Err() == nil {
+				n.logger.Warn("the database does not answer", "err", err)
+			}
+			failing = true
+			continue
+		}
+		if failing {
+			n.logger.Info("the database answers again")
+			n.hub.WakeAll()
+			failing = false
+		}
+		n.hub.EpochChanged(heads.Epoch)
+		for org, seq := range heads.Of {
+			n.hub.wakeBy(wokenByPoll, org, seq)
+		}
+	}
+}

@@ -1,0 +1,37 @@
+package streams
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// Trimmer is the part of the store that keeps partitions; its contract is that of store.Store.
+type Trimmer interface {
+	MakePartitions(ctx context.Context) error
+	Trim(ctx context.Context, retention time.Duration) (dropped int, err error)
+}
+
+// Retain keeps the partitions of the coming days made and drops those past retention, once a minute until ctx ends.
+// Every instance runs it; whoever finds another one at it does nothing.
+func Retain(ctx context.Context, log Trimmer, retention time.Duration, logger *slog.Logger) {
+	ticker := time.NewTicker(time.Minute)
+	defer ticker.Stop()
+	for {
+		if err := log.MakePartitions(ctx); err != nil && ctx.Err() == nil {
+			logger.Error("cannot make the partitions of the coming days", "err", err)
+		}
+		dropped, err := log.Trim(ctx, retention)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			logger.Error("cannot drop what is past retention", "err", err)
+		case dropped > 0:
+			logger.Info("dropped days past retention", "days", dropped, "retention", retention)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
