@@ -1,0 +1,227 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"sluice/store"
+)
+
+// serveFlags are the settings of `sluice serve`: flags, then SLUICE_ and the flag's name in capitals, then the default
+// (docs/protocol.md, "Operation").
+type serveFlags struct {
+	Listen      string `env:"SLUICE_LISTEN" default:"127.0.0.1:8080" placeholder:"ADDR" help:"Public listener."`
+	AdminListen string `env:"SLUICE_ADMIN_LISTEN" default:"127.0.0.1:9180" placeholder:"ADDR" help:"Listener of /metrics and, for loopback, /debug/pprof."`
+
+	databaseFlags
+	ListenDatabaseURL string `name:"listen-database-url" env:"SLUICE_LISTEN_DATABASE_URL" placeholder:"URL" help:"Direct connection for LISTEN, migrations and retention, where --database-url leads through a transaction pooler."`
+	Migrate           bool   `env:"SLUICE_MIGRATE" default:"true" negatable:"" help:"Bring the schema up to date at the start; --migrate=false only checks."`
+
+	JWTSecret   string `name:"jwt-secret" env:"SLUICE_JWT_SECRET" placeholder:"SECRET" help:"Shared secret of HS256 tokens; none: generated once, kept at <data>/jwt.secret."`
+	JWTIssuer   string `name:"jwt-issuer" env:"SLUICE_JWT_ISSUER" help:"Required iss of tokens."`
+	JWTAudience string `name:"jwt-audience" env:"SLUICE_JWT_AUDIENCE" help:"Required aud of tokens."`
+
+	PropertiesSQL  string   `name:"properties-sql" env:"SLUICE_PROPERTIES_SQL" placeholder:"SQL" help:"Query for the property ids of a user whose token names none; $1 is the org, $2 the user."`
+	Catalogue      string   `env:"SLUICE_CATALOGUE" type:"existingfile" placeholder:"FILE" help:"Catalogue of services instead of the embedded one."`
+	AllowedOrigins []string `name:"allowed-origins" env:"SLUICE_ALLOWED_ORIGINS" placeholder:"ORIGIN" help:"Origins of pages that may use Sluice; the server's own always may."`
+	Dev            bool     `env:"SLUICE_DEV" help:"A page at / with a demo token, CORS for localhost, the next free port; loopback only."`
+	TLSCert        string   `name:"tls-cert" env:"SLUICE_TLS_CERT" type:"existingfile" placeholder:"FILE" help:"Certificate; read again when the file changes."`
+	TLSKey         string   `name:"tls-key" env:"SLUICE_TLS_KEY" type:"existingfile" placeholder:"FILE" help:"Its key."`
+
+	MaxStreamsPerUser int `name:"max-streams-per-user" env:"SLUICE_MAX_STREAMS_PER_USER" default:"10" help:"Streams of one user on this instance; the oldest yields. 0: no limit."`
+	MaxStreamsPerOrg  int `name:"max-streams-per-org" env:"SLUICE_MAX_STREAMS_PER_ORG" default:"1000" help:"Streams of one org on this instance. 0: no limit."`
+
+	BatchWindow  time.Duration `name:"batch-window" env:"SLUICE_BATCH_WINDOW" default:"0s" help:"Gather events for this long before they are written, up to 50ms."`
+	BatchMax     int           `name:"batch-max" env:"SLUICE_BATCH_MAX" default:"100" help:"Events in one write."`
+	Heartbeat    time.Duration `env:"SLUICE_HEARTBEAT" default:"30s" help:"Longest silence on a stream before a ping."`
+	WriteTimeout time.Duration `name:"write-timeout" env:"SLUICE_WRITE_TIMEOUT" default:"30s" help:"A reader without progress for this long is closed."`
+	Drain        time.Duration `env:"SLUICE_DRAIN" default:"10s" help:"Time for streams to leave at the end."`
+	Retention    time.Duration `env:"SLUICE_RETENTION" default:"72h" help:"How long events are kept; whole UTC days are dropped."`
+	RingMemory   byteSize      `name:"ring-memory" env:"SLUICE_RING_MEMORY" default:"256MiB" help:"Memory for the newest events of all orgs."`
+
+	EpochOnFailover string `name:"epoch-on-failover" env:"SLUICE_EPOCH_ON_FAILOVER" enum:"new,keep" default:"new" help:"What a promoted standby means: new, or keep where replication is synchronous."`
+	LogFormat       string `name:"log-format" env:"SLUICE_LOG_FORMAT" enum:"text,json" default:"text" help:"text or json."`
+	LogLevel        string `name:"log-level" env:"SLUICE_LOG_LEVEL" enum:"debug,info,warn,error" default:"info" help:"debug, info, warn or error."`
+}
+
+// check refuses what cannot work together, and names the flag.
+func (f *serveFlags) check() error {
+	if f.DatabaseURL != "" {
+		if err := store.DSN(f.DatabaseURL); err != nil {
+			return fmt.Errorf("--database-url: %w", err)
+		}
+		if f.JWTSecret == "" {
+			return errors.New("--jwt-secret is needed with a database URL: instances that share a database must share the secret")
+		}
+	}
+	if f.ListenDatabaseURL != "" {
+		if f.DatabaseURL == "" {
+			return errors.New("--listen-database-url needs --database-url")
+		}
+		if err := store.DSN(f.ListenDatabaseURL); err != nil {
+			return fmt.Errorf("--listen-database-url: %w", err)
+		}
+	}
+	if f.JWTSecret != "" && len(f.JWTSecret) < 16 {
+		return errors.New("--jwt-secret is shorter than 16 bytes; `openssl rand -hex 32` prints a good one")
+	}
+	if (f.TLSCert == "") != (f.TLSKey == "") {
+		return errors.New("--tls-cert and --tls-key go together")
+	}
+	if f.Dev && !loopback(f.Listen) {
+		return fmt.Errorf("--dev serves on loopback only, and --listen is %s", f.Listen)
+	}
+	for _, limit := range []struct {
+		name        string
+		value       time.Duration
+		least, most time.Duration
+	}{
+		{"batch-window", f.BatchWindow, 0, 50 * time.Millisecond},
+		{"heartbeat", f.Heartbeat, time.Second, time.Hour},
+		{"write-timeout", f.WriteTimeout, 100 * time.Millisecond, time.Hour},
+		{"drain", f.Drain, 0, time.Hour},
+		{"retention", f.Retention, time.Hour, 10 * 365 * 24 * time.Hour},
+	} {
+		if limit.value < limit.least || limit.value > limit.most {
+			return fmt.Errorf("--%s is %s; it must be from %s to %s", limit.name, limit.value, limit.least, limit.most)
+		}
+	}
+	for name, value := range map[string]int{"max-streams-per-user": f.MaxStreamsPerUser, "max-streams-per-org": f.MaxStreamsPerOrg} {
+		if value < 0 {
+			return fmt.Errorf("--%s is %d; 0 means no limit", name, value)
+		}
+	}
+	if f.BatchMax < 1 || f.BatchMax > 100 {
+		return fmt.Errorf("--batch-max is %d; it must be from 1 to 100", f.BatchMax)
+	}
+	if f.RingMemory < 1<<20 {
+		return fmt.Errorf("--ring-memory is %s; it must be 1MiB at least", f.RingMemory)
+	}
+	return nil
+}
+
+// loopback says whether an address is reached from this machine only.
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// byteSize is a number of bytes that is written with a unit.
+type byteSize int64
+
+var byteUnits = []struct {
+	name string
+	size byteSize
+}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}}
+
+// UnmarshalText reads "256MiB", "64KiB" or a plain number of bytes.
+func (b *byteSize) UnmarshalText(text []byte) error {
+	digits, unit := string(text), byteSize(1)
+	for _, one := range byteUnits {
+		if rest, found := strings.CutSuffix(digits, one.name); found {
+			digits, unit = strings.TrimSpace(rest), one.size
+			break
+		}
+	}
+	number, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || number < 0 || number > int64(1<<62/unit) {
+		return fmt.Errorf("%q is not a size such as 256MiB", text)
+	}
+	*b = byteSize(number) * unit
+	return nil
+}
+
+func (b byteSize) String() string {
+	for _, one := range byteUnits {
+		if b >= one.size && b%one.size == 0 {
+			return strconv.FormatInt(int64(b/one.size), 10) + one.name
+		}
+	}
+	return "0B"
+}
+
+// printConfig writes every setting in force, as it would be written on the command line, and where it comes from.
+// Secrets are not shown, nor the passwords in URLs.
+func printConfig(to io.Writer, command *kong.Context) error {
+	given := map[*kong.Flag]bool{}
+	for _, part := range command.Path {
+		if part.Flag != nil && !part.Resolved {
+			given[part.Flag] = true
+		}
+	}
+	table := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	for _, flag := range command.Selected().Flags {
+		if flag.Name == "help" || flag.Name == "print-config" {
+			continue
+		}
+		source := "default"
+		for _, env := range flag.Envs {
+			if _, set := os.LookupEnv(env); set {
+				source = env
+				break
+			}
+		}
+		if given[flag] {
+			source = "flag"
+		}
+		fmt.Fprintf(table, "--%s=%s\t# %s\n", flag.Name, shown(flag), source)
+	}
+	return table.Flush()
+}
+
+// shown is a setting's value without what must not be seen.
+func shown(flag *kong.Flag) string {
+	value := fmt.Sprint(flag.Target.Interface())
+	switch {
+	case value == "":
+		return ""
+	case flag.Name == "jwt-secret":
+		return "(hidden)"
+	case flag.Name == "allowed-origins":
+		return strings.Trim(strings.ReplaceAll(value, " ", ","), "[]")
+	case strings.HasSuffix(flag.Name, "database-url"):
+		return hidePassword(value)
+	}
+	return value
+}
+
+// hidePassword shows a connection text without its password, in both of its forms.
+func hidePassword(text string) string {
+	if before, rest, found := strings.Cut(text, "://"); found {
+		if user, host, found := cutLast(rest, "@"); found {
+			name, _, _ := strings.Cut(user, ":")
+			return before + "://" + name + ":(hidden)@" + host
+		}
+		return text
+	}
+	fields := strings.Fields(text)
+	for i, field := range fields {
+		if strings.HasPrefix(field, "password=") {
+			fields[i] = "password=(hidden)"
+		}
+	}
+	return strings.Join(fields, " ")
+}
+
+func cutLast(text, at string) (before, after string, found bool) {
+	if i := strings.LastIndex(text, at); i >= 0 {
+		return text[:i], text[i+len(at):], true
+	}
+	return text, "", false
+}
