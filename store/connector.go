@@ -45,8 +45,10 @@ func (s *Store) connector(text string, use connectorUse) (*connector, error) {
 //
 //   - enable_seqscan: a plan that is cached while a partition is young and was never analysed would scan it whole
 //     when it is full.
+//   - jit: the price that enable_seqscan puts on the one-row tables would make Postgres compile every statement, which
+//     takes 100 ms and more.
 //   - the time-outs: a statement whose client is gone must not hold the row of an org for long.
-const sessionSettings = `set enable_seqscan = off; set lock_timeout = '8s'; set statement_timeout = '15s';
+const sessionSettings = `set enable_seqscan = off; set jit = off; set lock_timeout = '8s'; set statement_timeout = '15s';
 	set idle_in_transaction_session_timeout = '15s'; set application_name = 'sluice'`
 
 // Connect opens one connection and, where asked to, compares the incarnation before anybody uses it.

@@ -63,8 +63,10 @@ func (s *Store) verify(ctx context.Context, conn driver.Conn) error {
 		if err != nil {
 			return err
 		}
-		s.log.Warn("the database is another incarnation", "epoch", next, "was", epoch, "system", here.systemID,
-			"timeline", here.timeline)
+		if epoch != "" {
+			s.log.Warn("the database is another incarnation", "epoch", next, "was", epoch, "system", here.systemID,
+				"timeline", here.timeline)
+		}
 	}
 	return errors.New("the epoch keeps changing: is more than one server behind this address?")
 }
