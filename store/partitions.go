@@ -2,7 +2,7 @@ package store
 
 import (
 	"context"
-	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"slices"
@@ -79,7 +79,7 @@ func (s *Store) alone(ctx context.Context, wait time.Duration, work func(*sqlx.C
 		defer cancel()
 		_, err := conn.ExecContext(release, `select pg_advisory_unlock_all()`)
 		if err != nil {
-			_ = conn.Raw(func(any) error { return sql.ErrConnDone })
+			_ = conn.Raw(func(any) error { return driver.ErrBadConn })
 		}
 	}()
 	var now time.Time
