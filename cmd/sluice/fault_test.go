@@ -1,0 +1,369 @@
+package main
+
+import (
+	"bytes"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lib/pq"
+
+	"sluice/store/localpg/pgtest"
+)
+
+// link is a Unix socket in front of Postgres that can swallow what passes, or cut it.
+type link struct {
+	url string
+
+	mu    sync.Mutex
+	conns map[*linked]bool // guarded by mu
+}
+
+type linked struct {
+	client, server net.Conn
+	listening      bool          // guarded by link.mu: a LISTEN has passed
+	swallowing     chan struct{} // closed once nothing passes any more
+	once           sync.Once
+}
+
+// newLink stands in front of the database of a connection text.
+func newLink(t *testing.T, database string) *link {
+	t.Helper()
+	config, err := pq.NewConfig(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := filepath.Join(config.Host, fmt.Sprintf(".s.PGSQL.%d", config.Port))
+	dir := shortDir(t)
+	listener, err := net.Listen("unix", filepath.Join(dir, ".s.PGSQL.5432"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &link{
+		url:   fmt.Sprintf("host=%s port=5432 user=%s dbname=%s sslmode=disable", dir, config.User, config.Database),
+		conns: map[*linked]bool{},
+	}
+	t.Cleanup(func() {
+		listener.Close()
+		l.cut()
+	})
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("unix", target)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			one := &linked{client: client, server: server, swallowing: make(chan struct{})}
+			l.mu.Lock()
+			l.conns[one] = true
+			l.mu.Unlock()
+			go l.pass(one, server, client, true)
+			go l.pass(one, client, server, false)
+		}
+	}()
+	return l
+}
+
+func (l *link) pass(one *linked, to, from net.Conn, requests bool) {
+	defer to.Close()
+	defer from.Close()
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buffer)
+		if err != nil {
+			return
+		}
+		if requests && bytes.Contains(buffer[:n], []byte("LISTEN")) {
+			l.mu.Lock()
+			one.listening = true
+			l.mu.Unlock()
+		}
+		select {
+		case <-one.swallowing:
+			continue // the bytes are read, so that nobody sees an error, and go nowhere
+		default:
+		}
+		if _, err := to.Write(buffer[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// swallow makes the LISTEN connections of now silent, without a word to either end, and returns how many there were.
+func (l *link) swallow() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for one := range l.conns {
+		if one.listening {
+			one.once.Do(func() { close(one.swallowing); n++ })
+		}
+	}
+	return n
+}
+
+func (l *link) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for one := range l.conns {
+		one.client.Close()
+		one.server.Close()
+		delete(l.conns, one)
+	}
+}
+
+// TestListenSwallowed makes the LISTEN connection silent without a reset. Events arrive all the same, and a new
+// connection takes its place.
+func TestListenSwallowed(t *testing.T) {
+	database := pgtest.Database(t)
+	l := newLink(t, database)
+	a := serve(t, "--database-url="+l.url)
+	b := serve(t, "--database-url="+database)
+	all := admin(t, "1")
+	s := a.open(transports()[0], all, "", "")
+	s.wait("ack")
+	b.mustPublish(all, event("before", ""))
+	s.events(1)
+	if n := l.swallow(); n != 1 {
+		t.Fatalf("%d LISTEN connections, not one", n)
+	}
+	started := time.Now()
+	b.mustPublish(all, event("during", ""))
+	if got := s.events(1); got[0] != "during" || time.Since(started) > 5*time.Second {
+		t.Fatalf("%v after %s", got, time.Since(started))
+	}
+	awaitReady(t, a) // its check sends a notification through the new connection
+	b.mustPublish(all, event("after", ""))
+	if got := s.events(1); got[0] != "after" {
+		t.Fatal(got)
+	}
+}
+
+// TestConnectionsCut cuts every connection to Postgres, again and again, while events are published.
+func TestConnectionsCut(t *testing.T) {
+	l := newLink(t, pgtest.Database(t))
+	p := serve(t, "--database-url="+l.url)
+	all := admin(t, "1")
+	s := p.open(transports()[0], all, "", "")
+	s.wait("ack")
+	publishing := publishAll(p, all, 4)
+	for range 10 {
+		publishing.reach(t, 20)
+		l.cut()
+	}
+	publishing.reach(t, 20)
+	acked := publishing.end()
+	log := wholeLog(t, p, all)
+	if got := s.events(len(log)); !slices.Equal(got, log) {
+		t.Fatalf("the stream differs from the log at %d", firstDifference(got, log))
+	}
+	sorted := slices.Sorted(slices.Values(log))
+	if len(slices.Compact(sorted)) != len(log) {
+		t.Fatal("the log holds an id twice")
+	}
+	for _, id := range acked {
+		if !slices.Contains(log, id) {
+			t.Fatalf("%s was acknowledged and is not in the log", id)
+		}
+	}
+}
+
+// TestDatabaseReplaced puts an older copy in the place of the database under two running instances. Everyone is
+// reset, and a cursor from before means nothing any more.
+func TestDatabaseReplaced(t *testing.T) {
+	database := pgtest.Database(t)
+	flags := []string{"--database-url=" + database}
+	p := serve(t, flags...)
+	all := admin(t, "1")
+	old := p.mustPublish(all, event("one", ""))[0].Cursor
+	config, err := pq.NewConfig(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	maintenance, err := sql.Open("postgres", pgtest.Cluster(t).URL("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer maintenance.Close()
+	run := func(statement string, names ...any) {
+		t.Helper()
+		for i, name := range names {
+			names[i] = pq.QuoteIdentifier(name.(string))
+		}
+		if _, err := maintenance.Exec(fmt.Sprintf(statement, names...)); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+	disconnect := func() {
+		t.Helper()
+		run(`alter database %s allow_connections false`, config.Database)
+		_, err := maintenance.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = $1`, config.Database)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	copied, away := config.Database+"_copy", config.Database+"_away"
+	disconnect()
+	run(`create database %s template %s`, copied, config.Database)
+	t.Cleanup(func() {
+		maintenance, err := sql.Open("postgres", pgtest.Cluster(t).URL("postgres"))
+		if err != nil {
+			return
+		}
+		defer maintenance.Close()
+		_, _ = maintenance.Exec(`drop database if exists ` + pq.QuoteIdentifier(away) + ` with (force)`)
+	})
+	run(`alter database %s allow_connections true`, config.Database)
+	awaitReady(t, p)
+	var open []*stream
+	for _, via := range transports() {
+		s := p.open(via, all, "", old)
+		s.wait("ack")
+		open = append(open, s)
+	}
+	p.mustPublish(all, event("two", ""))
+	for _, s := range open {
+		s.events(1)
+	}
+	disconnect()
+	run(`alter database %s rename to %s`, config.Database, away)
+	run(`alter database %s rename to %s`, copied, config.Database)
+	run(`alter database %s allow_connections true`, config.Database)
+	for _, s := range open {
+		reset := s.wait("reset")
+		var fields struct{ Reason, Cursor string }
+		if err := json.Unmarshal([]byte(reset.text), &fields); err != nil || fields.Reason != "epoch" {
+			t.Fatalf("reset %s (%v)", reset.text, err)
+		}
+		if epoch, _, _ := strings.Cut(old, "-"); strings.HasPrefix(fields.Cursor, epoch+"-") {
+			t.Fatalf("the reset keeps the epoch %s", epoch)
+		}
+	}
+	p.mustPublish(all, event("another two", ""))
+	for _, s := range open {
+		if got := s.events(1); got[0] != "another two" {
+			t.Fatal(got)
+		}
+	}
+	if reset := p.open(transports()[0], all, "", old).wait("reset"); !strings.Contains(reset.text, `"epoch"`) {
+		t.Fatalf("a cursor of the old database is answered by %s", reset.text)
+	}
+}
+
+// TestStoppedReader holds one reader that reads nothing beside others: they are served without delay, memory stays
+// bounded, the stopped one is closed after its deadline and loses nothing when it comes back.
+func TestStoppedReader(t *testing.T) {
+	p := serve(t, append(shared(t), "--write-timeout=2s")...)
+	all := admin(t, "1")
+	stopped := stopReading(t, p, all)
+	s := p.open(transports()[0], all, "", "")
+	s.wait("ack")
+	before := residentKiB(t, p)
+	document := strings.Repeat("x", 60<<10)
+	const n = 300 // 18 MiB, far beyond what socket buffers hold
+	for i := range n {
+		made := event(strconv.Itoa(i), "")
+		made["data"] = map[string]any{"x": document}
+		p.mustPublish(all, made)
+		started := time.Now()
+		if got := s.events(1); got[0] != strconv.Itoa(i) || time.Since(started) > 5*time.Second {
+			t.Fatalf("event %d: %v after %s", i, got, time.Since(started))
+		}
+	}
+	if grown := residentKiB(t, p) - before; grown > 200<<10 {
+		t.Fatalf("the instance grew by %d KiB beside a stopped reader", grown)
+	}
+	// What the kernel holds for it is still to be read; then the connection ends, for the instance has closed it.
+	_ = stopped.SetReadDeadline(time.Now().Add(patience))
+	text, err := io.ReadAll(stopped)
+	if err != nil && !strings.Contains(err.Error(), "reset") {
+		t.Fatalf("the stopped reader was not closed: %v", err)
+	}
+	last, at := lastWhole(text)
+	rest := p.open(transports()[0], all, "", last).events(n - at)
+	for i, id := range rest {
+		if id != strconv.Itoa(at+i) {
+			t.Fatalf("back with %s: event %d is %s", last, at+i, id)
+		}
+	}
+}
+
+// stopReading opens a stream over a bare connection and reads no more than the headers.
+func stopReading(t *testing.T, p *process, token string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	_ = conn.(*net.TCPConn).SetReadBuffer(16 << 10)
+	fmt.Fprintf(conn, "GET /v2/realtime/stream HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n",
+		strings.TrimPrefix(p.url, "http://"), token)
+	status := make([]byte, 15)
+	if _, err := io.ReadFull(conn, status); err != nil || string(status) != "HTTP/1.1 200 OK" {
+		t.Fatalf("%q %v", status, err)
+	}
+	return conn
+}
+
+// lastWhole finds the last cursor whose frame is whole in the bytes of a stream, and how many events came with it.
+func lastWhole(text []byte) (cursor string, events int) {
+	for one := range bytes.SplitSeq(text[:max(0, bytes.LastIndex(text, []byte("\n\n")))], []byte("\n\n")) {
+		for line := range bytes.SplitSeq(one, []byte("\n")) {
+			if id, found := bytes.CutPrefix(line, []byte("id: ")); found {
+				cursor = string(id)
+			}
+			if bytes.HasPrefix(line, []byte("event: finance")) {
+				events++
+			}
+		}
+	}
+	return cursor, events
+}
+
+// residentKiB is the memory that the instance holds.
+func residentKiB(t *testing.T, p *process) int {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Fatal("memory is measured by /proc")
+	}
+	return procStatus(t, p.command.Process.Pid, "VmRSS")
+}
+
+// awaitReady waits until the instance says that it is ready.
+func awaitReady(t *testing.T, p *process) {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		response, err := http.Get(p.url + "/healthz/ready")
+		var text []byte
+		if err == nil {
+			text, _ = io.ReadAll(response.Body)
+			response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return
+			}
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("not ready: %v %s", err, text)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
