@@ -1,0 +1,44 @@
+package streams
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"sluice/store"
+)
+
+// Filter says which events of an org a subscriber is given. Events that concern the whole org pass whatever the
+// properties are.
+type Filter struct {
+	Services      uint64   // bits of store.Catalogue
+	AllProperties bool     // else Properties alone
+	Properties    []string // sorted, each once
+}
+
+// Admits says whether the filter lets an event through; service is the bit of the event's service.
+func (f *Filter) Admits(service uint64, event *store.Event) bool {
+	if f.Services&service == 0 {
+		return false
+	}
+	if f.AllProperties || event.PropertyID == "" {
+		return true
+	}
+	_, found := slices.BinarySearch(f.Properties, event.PropertyID)
+	return found
+}
+
+// key is equal for filters that admit the same events.
+func (f *Filter) key() string {
+	var key strings.Builder
+	key.WriteString(strconv.FormatUint(f.Services, 36))
+	if f.AllProperties {
+		return key.String()
+	}
+	for _, property := range f.Properties {
+		key.WriteByte(0) // no property contains a control character
+		key.WriteString(property)
+	}
+	key.WriteByte(0)
+	return key.String()
+}
