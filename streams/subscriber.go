@@ -1,0 +1,132 @@
+package streams
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"sluice/store"
+)
+
+// Start is where a stream is to begin.
+type Start struct {
+	Kind   StartKind
+	Cursor store.Cursor // of StartAt
+}
+
+// StartKind tells the ways to begin apart.
+type StartKind uint8
+
+// The ways to begin.
+const (
+	StartLive      StartKind = iota // at the log's head at the time of asking
+	StartEarliest                   // at the oldest retained event
+	StartAt                         // after a cursor
+	StartMalformed                  // after something that is no cursor: a reset, then live
+)
+
+// Subscription is what a stream asks for. Subscribe keeps its strings, so they must not be parts of a request.
+type Subscription struct {
+	Org, User    string
+	ConnectionID string
+	Filter       Filter
+	Services     []string // as the ack names them
+	Start        Start
+	Encoder      Encoder
+	Sink         Sink
+	Expires      time.Time // of the token
+}
+
+// state is where a subscriber stands. Only a live one is offered what the tail has just read.
+type state uint8
+
+const (
+	arriving  state = iota // waits for the next snapshot of the log, which judges where it starts
+	live                   // its position is its tail's
+	replaying              // behind the tail: waits for pages of the store
+	blocked                // its sink is not done with what it was offered
+	ended
+)
+
+// Subscriber is one open stream: a cursor, a filter, an encoder and a sink. Its tail's lock guards all of it.
+type Subscriber struct {
+	tail  *tail
+	group *group
+	sink  Sink
+	org   *userStreams // of its user; nil without a limit
+
+	start  *Subscription // until it is judged
+	reset  ResetReason   // what the next judgement must tell, beside what it finds itself
+	cursor int64         // valid unless live
+	at     int           // in tail.subscribers
+	member int           // in group.live, while live
+	since  time.Time     // of its arrival, while arriving
+	expiry int64         // of the token, in seconds since 1970
+	quiet  int64         // when the next ping is due, in seconds since 1970
+	state  state
+	warned bool // the reauth frame was sent
+}
+
+// Ready implements Owner: the sink has written everything it was offered.
+func (s *Subscriber) Ready() {
+	t := s.tail
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.state != blocked {
+		return
+	}
+	t.hub.metrics.Blocked.Dec()
+	s.state = replaying // behind the tail until serve has found out
+	t.place(s)
+}
+
+// Gone implements Owner: the reader is no more.
+func (s *Subscriber) Gone() {
+	t := s.tail
+	t.mu.Lock()
+	t.remove(s)
+	t.mu.Unlock()
+	t.hub.left(s)
+}
+
+// position is up to where the subscriber has been served.
+func (s *Subscriber) position() int64 {
+	if s.state == live {
+		return s.tail.pos
+	}
+	return s.cursor
+}
+
+// offer hands a payload to the sink; where that is blocked then, so is the subscriber, at its present cursor.
+func (s *Subscriber) offer(p Payload) bool {
+	t := s.tail
+	s.quiet = t.hub.nextPing()
+	t.hub.metrics.bytes(s.sink.Transport()).Add(float64(len(p.Raw())))
+	if s.sink.Offer(p) {
+		return true
+	}
+	t.hub.metrics.Blocked.Inc()
+	s.state = blocked
+	return false
+}
+
+// end closes the stream after a last payload, which may be nil.
+func (s *Subscriber) end(last Payload) {
+	if s.state == ended {
+		return
+	}
+	s.tail.remove(s)
+	if last != nil {
+		s.sink.Offer(last)
+	}
+	s.sink.End()
+}
+
+// encode frames something that only this subscriber is sent.
+func (s *Subscriber) encode(write func(Encoder, []byte) []byte) Payload {
+	return NewPayload(256, func(dst []byte) []byte { return write(s.group.encoder, dst) })
+}
+
+// jitter spreads what many would do at once over the last third of a time.
+func jitter(d time.Duration) time.Duration {
+	return d - time.Duration(rand.Int64N(int64(d)/3+1))
+}

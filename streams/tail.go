@@ -1,0 +1,357 @@
+package streams
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"sluice/store"
+)
+
+const (
+	pageEvents   = 1000                  // of one read by a tail
+	replayEvents = 500                   // of one read for those behind it
+	restMost     = 50 * time.Millisecond // between two rounds of a busy tail
+	arrivalMost  = 10 * time.Second      // that a new stream waits for the database
+)
+
+// tail is the live end of one org's log: the newest events, and everybody here who reads them.
+//
+// It runs only while there is work. Its position is how far the log was read; live subscribers stand there, too.
+type tail struct {
+	hub *Hub
+	org string
+
+	mu          sync.Mutex
+	epoch       string        // guarded by mu, as all below; "" before the first page
+	pos         int64         // the newest event read
+	posTime     time.Time     // its time; zero where it is not known
+	ring        ring          // ends at pos
+	groups      groups        //
+	subscribers []*Subscriber // all but the ended
+	arrivals    []*Subscriber // to be judged by the next page whose reading begins
+	behind      []*Subscriber // to be served from pages
+	wanted      bool          // the log may have grown
+	running     bool          // run is at it
+	replays     bool          // replay is at it
+	used        time.Time     // last, for the ring budget and the sweep
+}
+
+// wake says that the log may have reached seq; 0: it is not known how far.
+func (t *tail) wake(seq int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if seq == 0 || seq > t.pos || t.epoch == "" {
+		t.wanted = true
+		t.work()
+	}
+}
+
+// work makes sure that run is at it. The caller holds mu.
+func (t *tail) work() {
+	if !t.running && t.hub.ctx.Err() == nil {
+		t.running = true
+		t.hub.group.Go(t.run)
+	}
+}
+
+// run reads and delivers until there is nothing to do. After a round that took long it rests as long: what gathers
+// meanwhile goes out in fewer, larger writes, which costs readers and us less.
+func (t *tail) run() {
+	pause := 20 * time.Millisecond
+	for {
+		if !t.hub.rest(t.hub.options.BatchWindow) {
+			return
+		}
+		started := time.Now()
+		t.mu.Lock()
+		if !t.wanted && len(t.arrivals) == 0 || t.hub.ctx.Err() != nil {
+			t.running = false
+			t.mu.Unlock()
+			return
+		}
+		judged := t.arrivals
+		t.arrivals, t.wanted = nil, false
+		after, since := t.pos, t.posTime
+		if t.epoch == "" {
+			after = 1<<63 - 1 // nothing but head and floor
+		}
+		t.mu.Unlock()
+
+		page, err := t.hub.log.Page(t.hub.ctx, t.org, after, since, pageEvents)
+		t.mu.Lock()
+		good := err == nil && t.apply(page, after, judged)
+		if !good {
+			t.wanted = true
+			t.arrivals = append(judged, t.arrivals...)
+			if err != nil {
+				t.hub.metrics.Errors.WithLabelValues(errorRead).Inc()
+			}
+			t.giveUp()
+		}
+		t.mu.Unlock()
+		t.hub.trimRings()
+		if good {
+			pause = 20 * time.Millisecond
+			t.hub.rest(min(time.Since(started), restMost))
+			continue
+		}
+		t.hub.rest(pause)
+		pause = min(2*pause, 500*time.Millisecond)
+	}
+}
+
+// giveUp ends the arrivals that have waited too long for the database; they come back, here or elsewhere.
+func (t *tail) giveUp() {
+	for _, s := range append([]*Subscriber(nil), t.arrivals...) {
+		if time.Since(s.since) > arrivalMost {
+			s.end(s.encode(func(e Encoder, dst []byte) []byte {
+				return e.Problem(dst, StreamProblem{Status: 503, Title: "The log cannot be read for now", Retry: jitter(3 * time.Second)})
+			}))
+		}
+	}
+}
+
+// apply takes a page that was read after the tail's position. It is false where the page says nothing that can be
+// used, so that it must be read again.
+func (t *tail) apply(page store.Page, after int64, judged []*Subscriber) bool {
+	t.used = time.Now()
+	reset := ResetReason("")
+	switch {
+	case t.epoch == "":
+		t.epoch, t.pos = page.Epoch, page.Head
+	case page.Epoch != t.epoch:
+		reset = ResetEpoch
+		t.epoch = page.Epoch
+	case page.Head < after:
+		// The log is shorter than what was read of it: an older copy. Only another epoch can tell everyone.
+		t.hub.metrics.Errors.WithLabelValues(errorGoneBack).Inc()
+		t.hub.regressed(t.org)
+		return false
+	case len(page.Events) > 0 && page.Events[0].Seq != after+1, len(page.Events) == 0 && page.Head > after:
+		t.hub.metrics.Errors.WithLabelValues(errorHole).Inc()
+		reset = ResetExpired
+	case len(page.Events) > 0:
+		last := &page.Events[len(page.Events)-1]
+		t.hub.metrics.WakeLag.Observe(time.Since(last.Time).Seconds())
+		entries := entriesOf(page.Events, t.hub.catalogue)
+		t.pos, t.posTime = last.Seq, last.Time
+		t.deliver(entries)
+		t.hub.ringBytes.Add(t.ring.append(entries))
+	}
+	if reset != "" {
+		t.hub.ringBytes.Add(-t.ring.drop(len(t.ring.entries)))
+		t.pos, t.posTime = page.Head, time.Time{}
+		for _, s := range append([]*Subscriber(nil), t.subscribers...) {
+			if s.state == live || s.state == replaying || s.state == blocked {
+				t.restart(s, reset)
+			}
+		}
+		judged = append(judged, t.arrivals...)
+		t.arrivals = nil
+	}
+	if t.pos < page.Head {
+		// The page was full. Arrivals are judged when the tail has caught up with the log.
+		t.wanted = true
+		t.arrivals = append(judged, t.arrivals...)
+		return true
+	}
+	for _, s := range judged {
+		if s.state == arriving {
+			t.judge(s, page)
+		}
+	}
+	return true
+}
+
+// restart makes a subscriber an arrival that is to be reset. One that is blocked finishes first.
+func (t *tail) restart(s *Subscriber, reason ResetReason) {
+	s.reset = reason
+	switch s.state {
+	case blocked:
+		return
+	case live:
+		s.group.exit(s)
+	case replaying:
+		t.behind = remove(t.behind, s)
+	}
+	t.arrive(s)
+}
+
+func (t *tail) arrive(s *Subscriber) {
+	s.state, s.since = arriving, time.Now()
+	t.arrivals = append(t.arrivals, s)
+}
+
+// judge decides by a snapshot where an arrival starts, and tells it.
+func (t *tail) judge(s *Subscriber, page store.Page) {
+	reason := s.reset
+	start := s.start
+	s.reset, s.start, s.cursor = "", nil, page.Head
+	if start != nil && reason == "" {
+		switch at := start.Start; {
+		case at.Kind == StartMalformed:
+			reason = ResetMalformed
+		case at.Kind == StartEarliest:
+			s.cursor = page.Floor
+		case at.Kind == StartAt && at.Cursor.Epoch != page.Epoch:
+			reason = ResetEpoch
+		case at.Kind == StartAt && at.Cursor.Seq > page.Head:
+			reason = ResetAhead
+		case at.Kind == StartAt && at.Cursor.Seq < page.Floor:
+			reason = ResetExpired
+		case at.Kind == StartAt:
+			s.cursor = at.Cursor.Seq
+		}
+	}
+	latest := store.Cursor{Epoch: page.Epoch, Seq: page.Head}
+	first := s.encode(func(e Encoder, dst []byte) []byte {
+		if start != nil {
+			dst = e.Ack(dst, Ack{
+				ConnectionID: start.ConnectionID, Cursor: store.Cursor{Epoch: page.Epoch, Seq: s.cursor}, Resumable: reason == "",
+				Services: start.Services, Heartbeat: t.hub.options.Heartbeat, Transport: s.sink.Transport(),
+			})
+		}
+		if reason != "" {
+			t.hub.metrics.Resets.WithLabelValues(string(reason)).Inc()
+			dst = e.Reset(dst, Reset{Reason: reason, Oldest: store.Cursor{Epoch: page.Epoch, Seq: page.Floor}, Latest: latest})
+		}
+		return dst
+	})
+	s.state = replaying
+	if s.offer(first) {
+		t.place(s)
+	}
+}
+
+// place serves a subscriber that can take more, until it is live, blocked, or must wait for pages.
+func (t *tail) place(s *Subscriber) {
+	if s.reset != "" {
+		t.arrive(s)
+		t.wanted = true
+		t.work()
+		return
+	}
+	for s.cursor < t.pos {
+		entries, ok := t.ring.from(s.cursor)
+		if !ok {
+			t.behind = append(t.behind, s)
+			t.replay()
+			return
+		}
+		if !t.serve(s, entries) {
+			return
+		}
+	}
+	s.group.enter(s)
+}
+
+// serve offers one subscriber what its filter admits of consecutive events after its cursor. It is false when the
+// sink is blocked.
+func (t *tail) serve(s *Subscriber, entries []*entry) bool {
+	var admitted []*entry
+	for _, e := range entries {
+		if s.group.filter.Admits(e.service, &e.event) {
+			admitted = append(admitted, e)
+		}
+	}
+	end := entries[len(entries)-1].event.Seq
+	all := payloads(admitted, s.group.encoder, t.epoch, t.hub.options.BatchMax)
+	for i := range all {
+		s.cursor = all[i].last()
+		if i == len(all)-1 {
+			s.cursor = end
+		}
+		t.hub.metrics.delivered(all[i].entries, s.sink.Transport(), 1)
+		if !s.offer(all[i].bytes) {
+			return false
+		}
+	}
+	s.cursor = end
+	return true
+}
+
+// deliver offers what was just read to everybody live, a group at a time.
+func (t *tail) deliver(entries []*entry) {
+	var touched []*group
+	for _, e := range entries {
+		t.groups.concerned(&e.event, func(g *group) {
+			if len(g.live) == 0 || g.filter.Services&e.service == 0 {
+				return
+			}
+			if len(g.pending) == 0 {
+				touched = append(touched, g)
+			}
+			g.pending = append(g.pending, e)
+		})
+	}
+	for _, g := range touched {
+		t.deliverGroup(g)
+		g.pending = nil
+	}
+	now := time.Now()
+	for _, e := range entries {
+		t.hub.metrics.Latency.Observe(now.Sub(e.event.Time).Seconds())
+	}
+}
+
+func (t *tail) deliverGroup(g *group) {
+	all := payloads(g.pending, g.encoder, t.epoch, t.hub.options.BatchMax)
+	for i := range all {
+		transport := g.live[0].sink.Transport()
+		t.hub.metrics.delivered(all[i].entries, transport, len(g.live))
+		for at := len(g.live) - 1; at >= 0; at-- {
+			s := g.live[at]
+			if s.offer(all[i].bytes) {
+				continue
+			}
+			g.exit(s) // fills its place with one that was served already
+			s.state, s.cursor = blocked, all[i].last()
+			if i == len(all)-1 {
+				s.cursor = t.pos
+			}
+		}
+		if len(g.live) == 0 {
+			return
+		}
+	}
+}
+
+// remove forgets a subscriber wherever it stands. The caller holds mu.
+func (t *tail) remove(s *Subscriber) {
+	switch s.state {
+	case ended:
+		return
+	case live:
+		s.group.exit(s)
+	case blocked:
+		t.hub.metrics.Blocked.Dec()
+	case replaying:
+		t.behind = remove(t.behind, s)
+	case arriving:
+		t.arrivals = remove(t.arrivals, s)
+	}
+	s.state = ended
+	last := len(t.subscribers) - 1
+	t.subscribers[s.at] = t.subscribers[last]
+	t.subscribers[s.at].at = s.at
+	t.subscribers[last] = nil
+	t.subscribers = t.subscribers[:last]
+	t.groups.leave(s.group)
+	t.used = time.Now()
+	t.hub.metrics.Streams.WithLabelValues(s.sink.Transport()).Dec()
+}
+
+func remove(list []*Subscriber, one *Subscriber) []*Subscriber {
+	for i := range list {
+		if list[i] == one {
+			return append(list[:i:i], list[i+1:]...)
+		}
+	}
+	return list
+}
+
+// Log is the part of the store that tails read; its contract is that of store.Store.
+type Log interface {
+	Page(ctx context.Context, org string, after int64, since time.Time, limit int) (store.Page, error)
+}
