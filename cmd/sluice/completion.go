@@ -38,7 +38,6 @@ type place struct {
 	path   string // "sluice migrate up"
 	words  []word // subcommands, and what an argument may be
 	flags  []word
-	parent bool // has subcommands
 }
 
 // word is something that can be completed.
@@ -58,7 +57,6 @@ func placesOf(node *kong.Node, path string) []place {
 		if child.Hidden {
 			continue
 		}
-		here.parent = true
 		here.words = append(here.words, word{text: child.Name, help: sentence(child.Help)})
 		below = append(below, placesOf(child, path+" "+child.Name)...)
 	}
