@@ -30,6 +30,8 @@ type Metrics struct {
 	AppendBatch  prometheus.Histogram // events of one transaction
 	Appended     prometheus.Counter   // events
 	AppendErrors prometheus.Counter   // transactions
+
+	sent map[string]prometheus.Counter // of Bytes, by transport
 }
 
 // The label values of errors.
@@ -78,9 +80,10 @@ func NewMetrics(registry prometheus.Registerer, catalogue *store.Catalogue) *Met
 		Appended:     prometheus.NewCounter(counter("events_appended_total", "Events committed by this instance.")),
 		AppendErrors: prometheus.NewCounter(counter("append_errors_total", "Transactions that failed and were tried again.")),
 	}
+	m.sent = map[string]prometheus.Counter{}
 	for _, transport := range Transports {
 		m.Streams.WithLabelValues(transport)
-		m.Bytes.WithLabelValues(transport)
+		m.sent[transport] = m.Bytes.WithLabelValues(transport)
 		for _, service := range catalogue.Stored() {
 			m.Delivered.WithLabelValues(service, transport)
 		}
@@ -97,4 +100,14 @@ func NewMetrics(registry prometheus.Registerer, catalogue *store.Catalogue) *Met
 	registry.MustRegister(m.Streams, m.Delivered, m.Latency, m.Errors, m.Bytes, m.Blocked, m.Pages, m.WakeLag,
 		m.Resets, m.Wakes, m.AppendBatch, m.Appended, m.AppendErrors)
 	return m
+}
+
+// bytes and delivered are looked up once per payload, not per reader, where it matters.
+func (m *Metrics) bytes(transport string) prometheus.Counter { return m.sent[transport] }
+
+// delivered counts the events of one payload for a number of readers.
+func (m *Metrics) delivered(entries []*entry, transport string, readers int) {
+	for _, e := range entries {
+		m.Delivered.WithLabelValues(e.event.Service, transport).Add(float64(readers))
+	}
 }

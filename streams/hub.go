@@ -1,0 +1,328 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"sluice/store"
+)
+
+// Why a stream may not be had for now.
+var (
+	ErrOrgLimit  = errors.New("the org has as many streams as it may have on this instance")
+	ErrHubDrains = errors.New("the instance is going away")
+)
+
+// Options are the settings of the live end; docs/protocol.md has them as flags.
+type Options struct {
+	RingMemory        int64 // bytes, of all rings
+	BatchWindow       time.Duration
+	BatchMax          int // events in one write
+	Heartbeat         time.Duration
+	MaxStreamsPerUser int              // 0: no limit
+	MaxStreamsPerOrg  int              // 0: no limit
+	OnRegression      func(org string) // a log is shorter than what was read of it, in one epoch; may block
+}
+
+const (
+	sweepAfter  = 30 * time.Second // an empty tail is kept for readers that come back
+	settleAfter = 2 * time.Second  // of quiet after many have left, before memory is given back
+	settleCount = 500
+	readsAtOnce = 4 // pages for those behind
+)
+
+// Hub is the logs that somebody on this process listens to. It is safe for concurrent use.
+type Hub struct {
+	log       Log
+	catalogue *store.Catalogue
+	options   Options
+	metrics   *Metrics
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	group  sync.WaitGroup // everything that runs
+	reads  chan struct{}  // held while a page is read for those behind
+
+	ringBytes atomic.Int64
+	leavers   atomic.Int64 // since memory was given back
+	lastLeft  atomic.Int64 // when the last one left, in nanoseconds since 1970
+	drains    atomic.Bool
+	rotating  atomic.Bool
+
+	mu    sync.Mutex
+	tails map[string]*tail           // guarded by mu
+	users map[[2]string]*userStreams // guarded by mu; by org and user
+}
+
+// userStreams are the open streams of one user, oldest first.
+type userStreams struct {
+	key  [2]string
+	open []*Subscriber // guarded by Hub.mu
+}
+
+// NewHub makes a hub upon a log. Close ends it.
+func NewHub(log Log, catalogue *store.Catalogue, options Options, metrics *Metrics) *Hub {
+	ctx, cancel := context.WithCancel(context.Background())
+	h := &Hub{
+		log: log, catalogue: catalogue, options: options, metrics: metrics, ctx: ctx, cancel: cancel,
+		reads: make(chan struct{}, readsAtOnce), tails: map[string]*tail{}, users: map[[2]string]*userStreams{},
+	}
+	h.group.Go(h.tick)
+	return h
+}
+
+// Close ends everything that runs. Streams that are still open are ended without a word.
+func (h *Hub) Close() {
+	h.drains.Store(true)
+	h.cancel()
+	for _, s := range h.everybody() {
+		s.tail.mu.Lock()
+		s.end(nil)
+		s.tail.mu.Unlock()
+	}
+	h.group.Wait()
+}
+
+// Full says whether a stream of org may not be had for now, so that a door can refuse it before it answers.
+func (h *Hub) Full(org string) error {
+	if h.drains.Load() {
+		return ErrHubDrains
+	}
+	if h.options.MaxStreamsPerOrg > 0 && h.Stats(org).Streams >= h.options.MaxStreamsPerOrg {
+		h.metrics.Errors.WithLabelValues(errorLimit).Inc()
+		return ErrOrgLimit
+	}
+	return nil
+}
+
+// Subscribe opens a stream: its ack comes over the sink as soon as the log was read. The user's oldest stream gives way
+// where there are too many.
+func (h *Hub) Subscribe(sub *Subscription) {
+	s := &Subscriber{
+		sink: sub.Sink, start: sub, expiry: sub.Expires.Unix(), quiet: h.nextPing(),
+	}
+	oldest := h.enlist(s, sub)
+	t := h.join(s, sub)
+	sub.Sink.Start(s)
+	t.mu.Lock()
+	if s.state != ended {
+		t.arrive(s)
+		t.work()
+	}
+	t.mu.Unlock()
+	h.metrics.Streams.WithLabelValues(sub.Sink.Transport()).Inc()
+	if oldest != nil {
+		h.metrics.Errors.WithLabelValues(errorLimit).Inc()
+		oldest.tail.mu.Lock()
+		oldest.end(oldest.encode(func(e Encoder, dst []byte) []byte {
+			return e.Problem(dst, StreamProblem{
+				Status: 429, Title: "Too many streams", Detail: "a newer stream of this user took its place", Retry: time.Minute,
+			})
+		}))
+		oldest.tail.mu.Unlock()
+	}
+}
+
+// enlist counts the stream among its user's, and names the one that has to yield.
+func (h *Hub) enlist(s *Subscriber, sub *Subscription) (oldest *Subscriber) {
+	if h.options.MaxStreamsPerUser == 0 {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	key := [2]string{sub.Org, sub.User}
+	user := h.users[key]
+	if user == nil {
+		user = &userStreams{key: key}
+		h.users[key] = user
+	}
+	s.org = user
+	user.open = append(user.open, s)
+	if len(user.open) > h.options.MaxStreamsPerUser {
+		oldest = user.open[0]
+		user.open = append([]*Subscriber(nil), user.open[1:]...)
+	}
+	return oldest
+}
+
+// left takes a stream from its user's, and notes that memory may be had back.
+func (h *Hub) left(s *Subscriber) {
+	h.leavers.Add(1)
+	h.lastLeft.Store(time.Now().UnixNano())
+	if s.org == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.org.open = remove(s.org.open, s)
+	if len(s.org.open) == 0 && h.users[s.org.key] == s.org {
+		delete(h.users, s.org.key)
+	}
+}
+
+// join puts the subscriber into the org's tail. A tail leaves the hub under both locks, so it is not left meanwhile.
+func (h *Hub) join(s *Subscriber, sub *Subscription) *tail {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.tails[sub.Org]
+	if t == nil {
+		t = &tail{hub: h, org: sub.Org}
+		h.tails[sub.Org] = t
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.tail, s.at, s.state, s.since = t, len(t.subscribers), arriving, time.Now()
+	t.subscribers = append(t.subscribers, s)
+	s.group = t.groups.join(sub.Filter, sub.Encoder)
+	return t
+}
+
+func (h *Hub) all() []*tail {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	list := make([]*tail, 0, len(h.tails))
+	for _, t := range h.tails {
+		list = append(list, t)
+	}
+	return list
+}
+
+func (h *Hub) everybody() []*Subscriber {
+	var list []*Subscriber
+	for _, t := range h.all() {
+		t.mu.Lock()
+		list = append(list, t.subscribers...)
+		t.mu.Unlock()
+	}
+	return list
+}
+
+// Orgs lists the logs in use.
+func (h *Hub) Orgs() []string {
+	list := h.all()
+	orgs := make([]string, len(list))
+	for i, t := range list {
+		orgs[i] = t.org
+	}
+	return orgs
+}
+
+func (h *Hub) wakeBy(source, org string, seq int64) {
+	h.mu.Lock()
+	t := h.tails[org]
+	h.mu.Unlock()
+	if t != nil {
+		h.metrics.Wakes.WithLabelValues(source).Inc()
+		t.wake(seq)
+	}
+}
+
+// WakeAll says that anything may have been missed. It does not block.
+func (h *Hub) WakeAll() {
+	for _, t := range h.all() {
+		h.metrics.Wakes.WithLabelValues(wokenByAll).Inc()
+		t.wake(0)
+	}
+}
+
+// EpochChanged says which epoch the store has seen; tails of another one read again. It does not block.
+func (h *Hub) EpochChanged(epoch string) {
+	h.group.Go(func() {
+		for _, t := range h.all() {
+			t.mu.Lock()
+			if t.epoch != "" && t.epoch != epoch {
+				t.wanted = true
+				t.work()
+			}
+			t.mu.Unlock()
+		}
+	})
+}
+
+// regressed tells, once at a time, that a log has gone back.
+func (h *Hub) regressed(org string) {
+	if h.options.OnRegression == nil || !h.rotating.CompareAndSwap(false, true) {
+		return
+	}
+	h.group.Go(func() {
+		defer h.rotating.Store(false)
+		h.options.OnRegression(org)
+	})
+}
+
+// rest waits; false when the hub has ended.
+func (h *Hub) rest(d time.Duration) bool {
+	if d <= 0 {
+		return h.ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-h.ctx.Done():
+		return false
+	}
+}
+
+// trimRings drops the events of the least recently used tails until all rings fit their budget. It holds no lock of
+// the caller's.
+func (h *Hub) trimRings() {
+	for h.ringBytes.Load() > h.options.RingMemory {
+		var oldest *tail
+		var used time.Time
+		for _, t := range h.all() {
+			t.mu.Lock()
+			if len(t.ring.entries) > 0 && (oldest == nil || t.used.Before(used)) {
+				oldest, used = t, t.used
+			}
+			t.mu.Unlock()
+		}
+		if oldest == nil {
+			return
+		}
+		oldest.mu.Lock()
+		h.ringBytes.Add(-oldest.ring.drop((len(oldest.ring.entries) + 1) / 2))
+		oldest.mu.Unlock()
+	}
+}
+
+// settle gives memory back to the system after a storm of streams has left.
+func (h *Hub) settle() {
+	if h.leavers.Load() < settleCount || time.Since(time.Unix(0, h.lastLeft.Load())) < settleAfter {
+		return
+	}
+	h.leavers.Store(0)
+	debug.FreeOSMemory()
+}
+
+// Stats is what the hub knows of an org, or, for "", of all.
+type Stats struct {
+	Orgs, Streams, Blocked int
+	RingEvents             int
+}
+
+// Stats counts.
+func (h *Hub) Stats(org string) Stats {
+	var stats Stats
+	for _, t := range h.all() {
+		if org != "" && t.org != org {
+			continue
+		}
+		t.mu.Lock()
+		stats.Orgs++
+		stats.Streams += len(t.subscribers)
+		stats.RingEvents += len(t.ring.entries)
+		for _, s := range t.subscribers {
+			if s.state == blocked {
+				stats.Blocked++
+			}
+		}
+		t.mu.Unlock()
+	}
+	return stats
+}
