@@ -35,9 +35,9 @@ func (c *completionCmd) Run(command *kong.Context) error {
 
 // place is one command of the command line and what may follow it.
 type place struct {
-	path   string // "sluice migrate up"
-	words  []word // subcommands, and what an argument may be
-	flags  []word
+	path  string // "sluice migrate up"
+	words []word // subcommands, and what an argument may be
+	flags []word
 }
 
 // word is something that can be completed.

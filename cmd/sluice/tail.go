@@ -69,6 +69,7 @@ type tailing struct {
 	cursor  string        // of the last frame that was taken whole: where the next connection begins
 	retry   time.Duration // the last `retry:` of the server
 	said    string        // the last failure told, so that an outage is told once
+	slack   time.Duration // beyond two heartbeats, before silence means a dead connection
 }
 
 func (c *tailCmd) tailing(out, notes io.Writer) (*tailing, error) {
@@ -80,7 +81,7 @@ func (c *tailCmd) tailing(out, notes io.Writer) (*tailing, error) {
 	}
 	return &tailing{
 		command: c, client: newClient(), out: out, notes: notes,
-		pauses: pauses{least: 200 * time.Millisecond, most: 5 * time.Second},
+		pauses: pauses{least: 200 * time.Millisecond, most: 5 * time.Second}, slack: 5 * time.Second,
 	}, nil
 }
 
@@ -287,7 +288,7 @@ func (c *connection) ack(message *sse.Event) bool {
 		c.tailing.cursor = frame.Cursor
 	}
 	if frame.HeartbeatMs > 0 {
-		c.silence = 2*bounded(frame.HeartbeatMs) + 5*time.Second
+		c.silence = 2*bounded(frame.HeartbeatMs) + c.tailing.slack
 		c.watch.Reset(c.silence)
 	}
 	c.tailing.said = ""
