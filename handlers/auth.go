@@ -1,0 +1,249 @@
+package handlers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"golang.org/x/sync/singleflight"
+)
+
+const (
+	tokenCookie   = "sluice_token"
+	tokenLeeway   = 30 * time.Second
+	propertiesFor = 30 * time.Second // that a user's properties are remembered
+	propertiesMax = 100_000          // users remembered
+)
+
+// Caller is who a token says that a request comes from (docs/protocol.md, "Identity").
+type Caller struct {
+	Org, User   string
+	AnyOrg      bool     // a service token: it names the org it acts for
+	Admin       bool     // every property of the org
+	Properties  []string // sorted; of those who are no admins
+	Services    []string // nil: all
+	Scopes      []string
+	DisplayName string
+	Expires     time.Time
+	ByCookie    bool
+}
+
+// May says whether the token has a scope.
+func (c *Caller) May(scope string) bool { return slices.Contains(c.Scopes, scope) }
+
+// MayService says whether the token allows a service.
+func (c *Caller) MayService(service string) bool {
+	return c.Services == nil || slices.Contains(c.Services, service)
+}
+
+// Claims is what MintToken puts into a token; empty fields are left out.
+type Claims struct {
+	Org, User, Role, Scope, DisplayName string
+	Properties, Services                []string
+	Expires                             time.Time
+}
+
+// MintToken makes an HS256 token as an application's backend would.
+func MintToken(secret []byte, c Claims) (string, error) {
+	claims := jwt.MapClaims{"sub": c.User, "orgId": c.Org, "iat": time.Now().Unix(), "exp": c.Expires.Unix()}
+	for name, value := range map[string]string{"role": c.Role, "scope": c.Scope, "displayName": c.DisplayName} {
+		if value != "" {
+			claims[name] = value
+		}
+	}
+	if c.Properties != nil {
+		claims["properties"] = c.Properties
+	}
+	if c.Services != nil {
+		claims["services"] = c.Services
+	}
+	return jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString(secret)
+}
+
+// AuthOptions say which tokens are good.
+type AuthOptions struct {
+	Secret           []byte
+	Issuer, Audience string                                                       // checked where not empty
+	Properties       func(ctx context.Context, org, user string) ([]string, error) // nil: tokens alone tell them
+}
+
+// Authenticator reads tokens. It is safe for concurrent use.
+type Authenticator struct {
+	options AuthOptions
+	parser  *jwt.Parser
+	flight  singleflight.Group
+
+	mu    sync.Mutex
+	known map[[2]string]knownProperties // guarded by mu
+}
+
+type knownProperties struct {
+	ids   []string
+	until time.Time
+}
+
+// NewAuthenticator makes an authenticator. The algorithm follows from the key: a shared secret means HS256.
+func NewAuthenticator(options AuthOptions) *Authenticator {
+	checks := []jwt.ParserOption{
+		jwt.WithValidMethods([]string{"HS256"}), jwt.WithExpirationRequired(), jwt.WithLeeway(tokenLeeway),
+		jwt.WithIssuedAt(), jwt.WithJSONNumber(),
+	}
+	if options.Issuer != "" {
+		checks = append(checks, jwt.WithIssuer(options.Issuer))
+	}
+	if options.Audience != "" {
+		checks = append(checks, jwt.WithAudience(options.Audience))
+	}
+	return &Authenticator{options: options, parser: jwt.NewParser(checks...), known: map[[2]string]knownProperties{}}
+}
+
+// wireClaims are the claims as tokens carry them.
+type wireClaims struct {
+	jwt.RegisteredClaims
+	Sub         wireID   `json:"sub"`
+	Org         wireID   `json:"orgId"`
+	Role        string   `json:"role"`
+	Properties  []wireID `json:"properties"`
+	Services    []string `json:"services"`
+	Scope       string   `json:"scope"`
+	DisplayName string   `json:"displayName"`
+}
+
+// wireID is an id: a string, or a whole number that is kept as its decimal text.
+type wireID string
+
+var decimal = regexp.MustCompile(`^-?(0|[1-9][0-9]*)$`)
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (id *wireID) UnmarshalJSON(text []byte) error {
+	if decimal.Match(text) {
+		*id = wireID(text)
+		return nil
+	}
+	var value *string
+	if err := json.Unmarshal(text, &value); err != nil || value == nil {
+		return errors.New("an id is a string or a whole number")
+	}
+	*id = wireID(*value)
+	return nil
+}
+
+// Caller reads the request's token: from the Authorization header, else from the cookie. Whatever is wrong with it is
+// a 401; properties that cannot be looked up are a 503.
+func (a *Authenticator) Caller(r *http.Request) (*Caller, error) {
+	text, byCookie := "", false
+	if header := r.Header.Get("Authorization"); header != "" {
+		scheme, rest, _ := strings.Cut(header, " ")
+		if !strings.EqualFold(scheme, "Bearer") {
+			return nil, problem(http.StatusUnauthorized, "the Authorization header is not a Bearer token")
+		}
+		text = strings.TrimSpace(rest)
+	} else if cookie, err := r.Cookie(tokenCookie); err == nil {
+		text, byCookie = cookie.Value, true
+	}
+	if text == "" {
+		return nil, problem(http.StatusUnauthorized, "a token is needed: Authorization: Bearer, or the cookie %s", tokenCookie)
+	}
+	var claims wireClaims
+	if _, err := a.parser.ParseWithClaims(text, &claims, func(*jwt.Token) (any, error) { return a.options.Secret, nil }); err != nil {
+		return nil, refusedToken(err)
+	}
+	if !label(string(claims.Sub)) || claims.Sub == "" || !label(string(claims.Org)) || claims.Org == "" {
+		return nil, problem(http.StatusUnauthorized, "the token needs sub and orgId")
+	}
+	caller := &Caller{
+		Org: string(claims.Org), User: string(claims.Sub), AnyOrg: claims.Org == "*", Admin: claims.Role == "ADMIN",
+		Services: claims.Services, Scopes: strings.Fields(claims.Scope), DisplayName: claims.DisplayName,
+		Expires: claims.ExpiresAt.Time, ByCookie: byCookie,
+	}
+	for _, id := range claims.Properties {
+		caller.Properties = append(caller.Properties, string(id))
+	}
+	if !caller.Admin && claims.Properties == nil && a.options.Properties != nil {
+		ids, err := a.propertiesOf(r.Context(), caller.Org, caller.User)
+		if err != nil {
+			return nil, err
+		}
+		caller.Properties = slices.Clone(ids)
+	}
+	slices.Sort(caller.Properties)
+	caller.Properties = slices.Compact(caller.Properties)
+	return caller, nil
+}
+
+// refusedToken says what is wrong in words that help the token's maker and tell a forger nothing.
+func refusedToken(err error) error {
+	detail := "the token is not valid"
+	switch {
+	case errors.Is(err, jwt.ErrTokenExpired):
+		detail = "the token has expired"
+	case errors.Is(err, jwt.ErrTokenRequiredClaimMissing):
+		detail = "the token lacks a claim that is required: exp, and iss and aud where they are configured"
+	case errors.Is(err, jwt.ErrTokenNotValidYet), errors.Is(err, jwt.ErrTokenUsedBeforeIssued):
+		detail = "the token is not valid yet"
+	case errors.Is(err, jwt.ErrTokenInvalidIssuer), errors.Is(err, jwt.ErrTokenInvalidAudience):
+		detail = "the token is for another issuer or audience"
+	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
+		detail = "the token's signature or algorithm is not accepted"
+	}
+	return problem(http.StatusUnauthorized, "%s", detail)
+}
+
+// propertiesOf asks the operator's query at most once in 30 s for a user. A failure grants nothing.
+func (a *Authenticator) propertiesOf(ctx context.Context, org, user string) ([]string, error) {
+	key := [2]string{org, user}
+	a.mu.Lock()
+	known, found := a.known[key]
+	a.mu.Unlock()
+	if found && time.Now().Before(known.until) {
+		return known.ids, nil
+	}
+	ids, err, _ := a.flight.Do(org+"\x00"+user, func() (any, error) {
+		ids, err := a.options.Properties(context.WithoutCancel(ctx), org, user)
+		if err != nil {
+			return nil, err
+		}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if len(a.known) >= propertiesMax {
+			clear(a.known)
+		}
+		a.known[key] = knownProperties{ids, time.Now().Add(propertiesFor)}
+		return ids, nil
+	})
+	if err != nil {
+		return nil, later("the properties of the user cannot be looked up for now")
+	}
+	return ids.([]string), nil
+}
+
+// checkOrigin checks that a request which changes something and is authenticated by a cookie comes from a page that may: the
+// browser sends the cookie whoever made the page.
+func (s *Server) checkOrigin(r *http.Request, caller *Caller) error {
+	if !caller.ByCookie {
+		return nil
+	}
+	origin := r.Header.Get("Origin")
+	from, err := url.Parse(origin)
+	if origin != "" && err == nil && (from.Host == r.Host || s.allowsOrigin(origin)) {
+		return nil
+	}
+	return problem(http.StatusForbidden, "a write by cookie needs the Origin of this server or one of --allowed-origins")
+}
+
+// allowsOrigin says whether pages of an origin may use the server: those allowed, and any of this machine in dev mode.
+func (s *Server) allowsOrigin(origin string) bool {
+	if slices.Contains(s.AllowedOrigins, origin) {
+		return true
+	}
+	from, err := url.Parse(origin)
+	return s.Dev && err == nil && loopbackName(from.Hostname())
+}

@@ -1,0 +1,108 @@
+package handlers
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"sluice/store"
+	"sluice/streams"
+)
+
+// Problem is an error as clients see it: RFC 9457, application/problem+json.
+type Problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"`
+	Field  string `json:"field,omitempty"` // of the request, e.g. "events[3].data"
+
+	RetryAfter time.Duration `json:"-"` // 0: no Retry-After
+}
+
+// Error implements error.
+func (p *Problem) Error() string { return fmt.Sprintf("%d %s: %s", p.Status, p.Title, p.Detail) }
+
+// problem makes one with the status's own title.
+func problem(status int, format string, args ...any) *Problem {
+	return &Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: fmt.Sprintf(format, args...)}
+}
+
+// invalid is a 400 that names the field.
+func invalid(field, format string, args ...any) *Problem {
+	p := problem(http.StatusBadRequest, format, args...)
+	p.Field = field
+	return p
+}
+
+// later is a 503 that says when to come back.
+func later(format string, args ...any) *Problem {
+	p := problem(http.StatusServiceUnavailable, format, args...)
+	p.RetryAfter = time.Second
+	return p
+}
+
+// problemOf says what an error means to a client. What it does not know is a 500 that tells nothing.
+func problemOf(err error) *Problem {
+	var known *Problem
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.As(err, &large):
+		return problem(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", large.Limit)
+	case errors.Is(err, store.ErrRefused):
+		return problem(http.StatusBadRequest, "the database refuses the events: a text in them is not one that it can keep")
+	case errors.Is(err, streams.ErrOverloaded):
+		return later("too many events are waiting; try again with the same ids")
+	case errors.Is(err, streams.ErrDraining), errors.Is(err, streams.ErrHubDrains):
+		return later("this instance is going away; another one takes over")
+	case errors.Is(err, streams.ErrUnavailable), errors.Is(err, store.ErrUnavailable):
+		return later("the database does not answer; events may or may not be in the log: try again with the same ids")
+	}
+	return problem(http.StatusInternalServerError, "something went wrong here; the log of the server names it by the request id")
+}
+
+// handler answers a request or returns why not.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+// serve writes what a handler returns, once.
+func (s *Server) serve(h handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		err := h(w, r)
+		if err == nil {
+			return
+		}
+		p := problemOf(err)
+		level := slog.LevelDebug
+		if p.Status >= 500 {
+			level = slog.LevelError
+		}
+		s.Log.Log(r.Context(), level, "request failed", "id", w.Header().Get(requestIDHeader), "path", r.URL.Path, "err", err)
+		p.write(w)
+	}
+}
+
+func (p *Problem) write(w http.ResponseWriter) {
+	header := w.Header()
+	header.Set("Content-Type", "application/problem+json")
+	if p.RetryAfter > 0 {
+		header.Set("Retry-After", strconv.Itoa(int((p.RetryAfter + time.Second - 1) / time.Second)))
+	}
+	if p.Status == http.StatusUnauthorized {
+		header.Set("WWW-Authenticate", `Bearer realm="sluice"`)
+	}
+	w.WriteHeader(p.Status)
+	_ = json.NewEncoder(w).Encode(p)
+}
+
+// answer writes JSON.
+func answer(w http.ResponseWriter, status int, body any) error {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	return json.NewEncoder(w).Encode(body)
+}
