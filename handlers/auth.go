@@ -71,7 +71,7 @@ func MintToken(secret []byte, c Claims) (string, error) {
 // AuthOptions say which tokens are good.
 type AuthOptions struct {
 	Secret           []byte
-	Issuer, Audience string                                                       // checked where not empty
+	Issuer, Audience string                                                        // checked where not empty
 	Properties       func(ctx context.Context, org, user string) ([]string, error) // nil: tokens alone tell them
 }
 

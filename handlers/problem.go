@@ -91,7 +91,7 @@ func (p *Problem) write(w http.ResponseWriter) {
 	header := w.Header()
 	header.Set("Content-Type", "application/problem+json")
 	if p.RetryAfter > 0 {
-		header.Set("Retry-After", strconv.Itoa(int((p.RetryAfter + time.Second - 1) / time.Second)))
+		header.Set("Retry-After", strconv.Itoa(int((p.RetryAfter+time.Second-1)/time.Second)))
 	}
 	if p.Status == http.StatusUnauthorized {
 		header.Set("WWW-Authenticate", `Bearer realm="sluice"`)

@@ -1,0 +1,82 @@
+package handlers
+
+import (
+	"net"
+	"net/http"
+	"regexp"
+	"runtime/debug"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+const requestIDHeader = "X-Request-Id"
+
+var sane = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// identify gives every response the id under which the log speaks of its request: the client's own where it is sane.
+// It also forbids caches to keep what the API says.
+func (s *Server) identify(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := r.Header.Get(requestIDHeader)
+		if !sane.MatchString(id) {
+			id = uuid.NewString()
+		}
+		w.Header().Set(requestIDHeader, id)
+		if strings.HasPrefix(r.URL.Path, "/v1/") || strings.HasPrefix(r.URL.Path, "/v2/") {
+			w.Header().Set("Cache-Control", "no-store")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// recoverPanics turns a defect of ours into a 500 for one client instead of an end for all.
+func (s *Server) recoverPanics(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			switch cause := recover(); cause {
+			case nil:
+			case http.ErrAbortHandler:
+				panic(cause)
+			default:
+				s.Log.Error("panic", "id", w.Header().Get(requestIDHeader), "path", r.URL.Path, "cause", cause,
+					"stack", string(debug.Stack()))
+				problemOf(nil).write(w)
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// ownHostOnly refuses, in dev mode, requests that name a host which is not this machine: a page elsewhere whose name
+// was made to point here would get the demo token.
+func (s *Server) ownHostOnly(next http.Handler) http.Handler {
+	return s.serve(func(w http.ResponseWriter, r *http.Request) error {
+		host, _, err := net.SplitHostPort(r.Host)
+		if err != nil {
+			host = strings.Trim(r.Host, "[]")
+		}
+		if !loopbackName(host) {
+			return problem(http.StatusMisdirectedRequest, "in dev mode only localhost is served, not %q", r.Host)
+		}
+		next.ServeHTTP(w, r)
+		return nil
+	})
+}
+
+// loopbackOnly refuses clients on other machines.
+func (s *Server) loopbackOnly(next http.Handler) http.Handler {
+	return s.serve(func(w http.ResponseWriter, r *http.Request) error {
+		host, _, _ := net.SplitHostPort(r.RemoteAddr)
+		if !loopbackName(host) {
+			return problem(http.StatusForbidden, "profiles are for this machine only")
+		}
+		next.ServeHTTP(w, r)
+		return nil
+	})
+}
+
+func loopbackName(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}

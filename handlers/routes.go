@@ -1,0 +1,95 @@
+package handlers
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/cors"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"sluice/store"
+	"sluice/streams"
+)
+
+// Appender is who commits events; its contract is that of streams.Appender.
+type Appender interface {
+	Append(ctx context.Context, drafts []store.Draft) ([]store.Appended, error)
+}
+
+// Server is everything that requests need; cmd fills it. Nothing of it changes while it serves.
+type Server struct {
+	Log            *slog.Logger
+	Auth           *Authenticator
+	Catalogue      *store.Catalogue
+	Appender       Appender
+	Hub            *streams.Hub
+	Registry       *prometheus.Registry
+	Checks         []Check     // of readiness
+	Draining       func() bool // readiness fails first
+	Dev            bool
+	DemoSecret     []byte // signs the page's token; nil outside dev mode
+	AllowedOrigins []string
+	WriteTimeout   time.Duration // of a reader without progress
+	Version        string
+
+	hangups *hangups
+}
+
+// Routes is the public listener.
+func (s *Server) Routes() http.Handler {
+	s.hangups = newHangups()
+	router := chi.NewRouter()
+	router.Use(s.identify, s.recoverPanics)
+	if s.Dev {
+		router.Use(s.ownHostOnly)
+	}
+	router.Use(cors.Handler(cors.Options{
+		AllowOriginFunc:  func(_ *http.Request, origin string) bool { return s.allowsOrigin(origin) },
+		AllowedMethods:   []string{http.MethodGet, http.MethodHead, http.MethodPost},
+		AllowedHeaders:   []string{"Authorization", "Content-Type", "Last-Event-ID", requestIDHeader},
+		ExposedHeaders:   []string{requestIDHeader, "Retry-After"},
+		AllowCredentials: true,
+		MaxAge:           600,
+	}))
+	router.NotFound(s.serve(func(http.ResponseWriter, *http.Request) error {
+		return problem(http.StatusNotFound, "there is nothing here")
+	}))
+	router.MethodNotAllowed(s.serve(func(http.ResponseWriter, *http.Request) error {
+		return problem(http.StatusMethodNotAllowed, "not with this method")
+	}))
+
+	router.Post("/v2/events", s.serve(s.publish))
+	router.Get("/v2/realtime/stream", s.serve(s.stream))
+	router.Head("/v2/realtime/stream", s.serve(s.stream))
+	router.Get("/v2/realtime/metrics", s.serve(s.metrics))
+	router.Get("/healthz/live", s.serve(s.live))
+	router.Get("/healthz/ready", s.serve(s.ready))
+	if s.Dev {
+		router.Get("/", s.serve(s.page))
+		router.Get("/static/{file}", s.serve(s.asset))
+	}
+	return router
+}
+
+// Close ends what Routes has started; no stream may be open any more.
+func (s *Server) Close() { s.hangups.close() }
+
+// AdminRoutes is the admin listener: figures for Prometheus, and profiles for whoever sits on this machine.
+func (s *Server) AdminRoutes() http.Handler {
+	router := chi.NewRouter()
+	router.Handle("/metrics", promhttp.HandlerFor(s.Registry, promhttp.HandlerOpts{}))
+	router.Group(func(router chi.Router) {
+		router.Use(s.loopbackOnly)
+		router.HandleFunc("/debug/pprof/*", pprof.Index)
+		router.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		router.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		router.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		router.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	})
+	return router
+}
