@@ -121,5 +121,6 @@ func (s *writerSink) write(bytes []byte) error {
 		}
 		bytes = bytes[n:]
 	}
-	return nil
+	// HTTP/2 resets a stream whose deadline passes, even one that has nothing to write.
+	return s.control.SetWriteDeadline(time.Time{})
 }
