@@ -26,6 +26,7 @@ type bookkeeper struct {
 	requests [][]string    // guarded by mu: the ids of each
 	events   []labels      // guarded by mu: as they came
 	headers  []http.Header // guarded by mu
+	longest  int           // guarded by mu: bytes of a body
 }
 
 type labels struct {
@@ -54,6 +55,7 @@ func (b *bookkeeper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.longest = max(b.longest, len(text))
 	b.requests, b.headers = append(b.requests, asked), append(b.headers, r.Header)
 	if b.before != nil && b.before(len(b.requests), w) {
 		return
@@ -257,6 +259,25 @@ func TestPublishLines(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if len(lines) != len(want) || lines[1000] != "e-1001 event-1000" {
 		t.Errorf("printed %d lines, the last one %q", len(lines), lines[len(lines)-1])
+	}
+}
+
+// TestPublishLongLines keeps requests within what the server takes.
+func TestPublishLongLines(t *testing.T) {
+	var in strings.Builder
+	for i := range 60 {
+		fmt.Fprintf(&in, "{\"id\":\"%d\",\"service\":\"finance\",\"type\":\"x\",\"data\":{\"s\":%q}}\n", i, strings.Repeat("x", 60<<10))
+	}
+	b := &bookkeeper{}
+	p, _, _ := publishing(t, b, publishCmd{})
+	if err := p.lines(t.Context(), strings.NewReader(in.String())); err != nil {
+		t.Fatal(err)
+	}
+	if len(b.ids) != 60 || b.longest > batchBytes {
+		t.Errorf("%d events arrived; the longest body has %d bytes", len(b.ids), b.longest)
+	}
+	if len(b.requests) == 60 {
+		t.Error("no two events shared a request")
 	}
 }
 

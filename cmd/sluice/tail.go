@@ -233,7 +233,7 @@ func (c *connection) stop() {
 
 // take judges one frame. The client below hands on comments as frames without data, gives a frame without an id that
 // of the one before, and at the end of a stream hands on half a frame as if it were whole: so a frame counts only if
-// its JSON is whole and says the same cursor as its id.
+// its JSON is whole, and the cursor is the one in there.
 func (c *connection) take(message *sse.Event) {
 	t := c.tailing
 	c.watch.Reset(c.silence)
@@ -243,21 +243,19 @@ func (c *connection) take(message *sse.Event) {
 	if len(message.Data) == 0 {
 		return
 	}
-	whole := json.Valid(message.Data)
-	if whole {
-		switch kind := string(message.Event); kind {
-		case "ack":
-			whole = c.ack(message)
-		case "ping":
-			whole = c.moved(message)
-			t.pauses.tries = 0
-		case "reset":
-			whole = c.reset(message)
-		case "reauth", "drain", "problem":
-			whole = c.goodbye(kind, message.Data)
-		default:
-			whole = c.event(kind, message)
-		}
+	whole := false
+	switch kind := string(message.Event); kind {
+	case "ack":
+		whole = c.ack(message)
+	case "ping":
+		whole = c.moved(message.Data)
+		t.pauses.tries = 0
+	case "reset":
+		whole = c.reset(message.Data)
+	case "reauth", "drain", "problem":
+		whole = c.goodbye(kind, message.Data)
+	default:
+		whole = c.event(message.Data)
 	}
 	if !whole {
 		c.cancel(&comeBack{why: "a frame came that is not whole"})
@@ -265,9 +263,9 @@ func (c *connection) take(message *sse.Event) {
 }
 
 // moved advances the cursor to the frame's.
-func (c *connection) moved(message *sse.Event) bool {
+func (c *connection) moved(text []byte) bool {
 	var frame struct{ Cursor string }
-	if json.Unmarshal(message.Data, &frame) != nil || frame.Cursor == "" || frame.Cursor != string(message.ID) {
+	if json.Unmarshal(text, &frame) != nil || frame.Cursor == "" {
 		return false
 	}
 	c.tailing.cursor = frame.Cursor
@@ -297,9 +295,9 @@ func (c *connection) ack(message *sse.Event) bool {
 	return true
 }
 
-func (c *connection) reset(message *sse.Event) bool {
+func (c *connection) reset(text []byte) bool {
 	var frame struct{ Reason, Oldest, Latest string }
-	if json.Unmarshal(message.Data, &frame) != nil || !c.moved(message) {
+	if json.Unmarshal(text, &frame) != nil || !c.moved(text) {
 		return false
 	}
 	c.tailing.note("reset (%s): what was asked for cannot be replayed; the log begins at %s, and this goes on from %s",
@@ -335,18 +333,18 @@ func (c *connection) goodbye(kind string, text []byte) bool {
 }
 
 // event prints an event. The cursor moves after that: an event that could not be printed is not counted as seen.
-func (c *connection) event(kind string, message *sse.Event) bool {
+func (c *connection) event(text []byte) bool {
 	var frame struct{ Service, Cursor string }
-	if json.Unmarshal(message.Data, &frame) != nil {
+	if json.Unmarshal(text, &frame) != nil {
 		return false
 	}
 	if frame.Service == "" {
 		return true // a frame of a later server, which is no event
 	}
-	if frame.Service != kind || frame.Cursor != string(message.ID) {
+	if frame.Cursor == "" {
 		return false
 	}
-	if err := c.tailing.print(message.Data); err != nil {
+	if err := c.tailing.print(text); err != nil {
 		c.cancel(&final{err})
 		return true
 	}
