@@ -47,6 +47,7 @@ func (c *Caller) MayService(service string) bool {
 // Claims is what MintToken puts into a token; empty fields are left out.
 type Claims struct {
 	Org, User, Role, Scope, DisplayName string
+	Issuer, Audience                    string
 	Properties, Services                []string
 	Expires                             time.Time
 }
@@ -54,7 +55,9 @@ type Claims struct {
 // MintToken makes an HS256 token as an application's backend would.
 func MintToken(secret []byte, c Claims) (string, error) {
 	claims := jwt.MapClaims{"sub": c.User, "orgId": c.Org, "iat": time.Now().Unix(), "exp": c.Expires.Unix()}
-	for name, value := range map[string]string{"role": c.Role, "scope": c.Scope, "displayName": c.DisplayName} {
+	for name, value := range map[string]string{
+		"role": c.Role, "scope": c.Scope, "displayName": c.DisplayName, "iss": c.Issuer, "aud": c.Audience,
+	} {
 		if value != "" {
 			claims[name] = value
 		}

@@ -304,6 +304,7 @@ func (h *Hub) settle() {
 type Stats struct {
 	Orgs, Streams, Blocked int
 	RingEvents             int
+	Delivered              int64 // events times readers, of the logs in use
 }
 
 // Stats counts.
@@ -317,6 +318,7 @@ func (h *Hub) Stats(org string) Stats {
 		stats.Orgs++
 		stats.Streams += len(t.subscribers)
 		stats.RingEvents += len(t.ring.entries)
+		stats.Delivered += t.delivered
 		for _, s := range t.subscribers {
 			if s.state == blocked {
 				stats.Blocked++

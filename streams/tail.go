@@ -35,6 +35,7 @@ type tail struct {
 	running     bool          // run is at it
 	replays     bool          // replay is at it
 	used        time.Time     // last, for the ring budget and the sweep
+	delivered   int64         // events times readers
 }
 
 // wake says that the log may have reached seq; 0: it is not known how far.
@@ -263,6 +264,7 @@ func (t *tail) serve(s *Subscriber, entries []*entry) bool {
 			s.cursor = end
 		}
 		t.hub.metrics.delivered(all[i].entries, s.sink.Transport(), 1)
+		t.delivered += int64(len(all[i].entries))
 		if !s.offer(all[i].bytes) {
 			return false
 		}
@@ -300,6 +302,7 @@ func (t *tail) deliverGroup(g *group) {
 	for i := range all {
 		transport := g.live[0].sink.Transport()
 		t.hub.metrics.delivered(all[i].entries, transport, len(g.live))
+		t.delivered += int64(len(all[i].entries) * len(g.live))
 		for at := len(g.live) - 1; at >= 0; at-- {
 			s := g.live[at]
 			if s.offer(all[i].bytes) {
