@@ -143,7 +143,6 @@ func start(ctx context.Context, flags *serveFlags, log *slog.Logger) (i *instanc
 		OnRegression: i.regressed,
 	}, metrics)
 	changed.Store(i.hub)
-	i.onClose(i.hub.Close)
 	i.background(func(ctx context.Context) { streams.NewNotifier(i.events, i.hub, log).Run(ctx) })
 	i.background(func(ctx context.Context) { streams.Retain(ctx, i.events, flags.Retention, log) })
 	i.appender = streams.NewAppender(i.events, metrics)
@@ -255,7 +254,7 @@ func (i *instance) door(catalogue *store.Catalogue, registry *prometheus.Registr
 	server := &handlers.Server{
 		Log: i.log, Auth: handlers.NewAuthenticator(auth), Catalogue: catalogue, Appender: i.appender, Hub: i.hub,
 		Dev: i.flags.Dev, AllowedOrigins: i.flags.AllowedOrigins, Draining: i.draining.Load, Version: version(),
-		WriteTimeout: i.flags.WriteTimeout, Registry: registry,
+		WriteTimeout: i.flags.WriteTimeout, Registry: registry, DemoSecret: secret,
 		Checks: []handlers.Check{
 			{Name: "database", Run: i.events.Ready},
 			{Name: "listen", Run: i.events.ProbeListen},
@@ -263,6 +262,8 @@ func (i *instance) door(catalogue *store.Catalogue, registry *prometheus.Registr
 			{Name: "catalogue", Run: func(ctx context.Context) error { return sameCatalogue(ctx, i.events, catalogue) }},
 		},
 	}
+	i.onClose(server.Close)
+	i.onClose(i.hub.Close) // before the server's own: no stream may be open then
 	errors := slog.NewLogLogger(i.log.Handler(), slog.LevelDebug)
 	i.public = &http.Server{
 		Handler: server.Routes(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
