@@ -254,7 +254,7 @@ func (i *instance) door(catalogue *store.Catalogue, registry *prometheus.Registr
 	server := &handlers.Server{
 		Log: i.log, Auth: handlers.NewAuthenticator(auth), Catalogue: catalogue, Appender: i.appender, Hub: i.hub,
 		Dev: i.flags.Dev, AllowedOrigins: i.flags.AllowedOrigins, Draining: i.draining.Load, Version: version(),
-		WriteTimeout: i.flags.WriteTimeout, Registry: registry, DemoSecret: secret,
+		WriteTimeout: i.flags.WriteTimeout, Registry: registry,
 		Checks: []handlers.Check{
 			{Name: "database", Run: i.events.Ready},
 			{Name: "listen", Run: i.events.ProbeListen},

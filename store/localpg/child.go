@@ -79,7 +79,7 @@ func (c *Cluster) runOnce(started chan<- error) error {
 		select {
 		case err := <-ended:
 			if !ready {
-				err = fmt.Errorf("Postgres did not start: %v: %s", err, out.tail())
+				err = fmt.Errorf("postgres did not start: %v: %s", err, out.tail())
 				tell(err)
 			}
 			return err

@@ -245,7 +245,7 @@ func (c *Cluster) Stop(ctx context.Context) error {
 	case <-ctx.Done():
 		c.signal(syscall.SIGQUIT)
 		<-c.finished
-		return fmt.Errorf("Postgres was ended at once: %w", ctx.Err())
+		return fmt.Errorf("postgres was ended at once: %w", ctx.Err())
 	}
 }
 

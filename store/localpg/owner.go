@@ -32,7 +32,7 @@ func childOwner() (owner, error) {
 			return owner{name: name, uid: uint32(uid), gid: uint32(gid), other: true}, nil
 		}
 	}
-	return owner{}, errors.New("Postgres does not run as root, and there is neither a user postgres nor nobody: start Sluice as an ordinary user, or name a database with --database-url")
+	return owner{}, errors.New("postgres does not run as root, and there is neither a user postgres nor nobody: start Sluice as an ordinary user, or name a database with --database-url")
 }
 
 // own hands a directory over.
