@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -106,6 +105,12 @@ func NewAuthenticator(options AuthOptions) *Authenticator {
 		checks = append(checks, jwt.WithAudience(options.Audience))
 	}
 	return &Authenticator{options: options, parser: jwt.NewParser(checks...), known: map[[2]string]knownProperties{}}
+}
+
+// Mint makes a token that this authenticator accepts.
+func (a *Authenticator) Mint(c Claims) (string, error) {
+	c.Issuer, c.Audience = a.options.Issuer, a.options.Audience
+	return MintToken(a.options.Secret, c)
 }
 
 // wireClaims are the claims as tokens carry them.
@@ -223,30 +228,9 @@ func (a *Authenticator) propertiesOf(ctx context.Context, org, user string) ([]s
 		return ids, nil
 	})
 	if err != nil {
-		return nil, later("the properties of the user cannot be looked up for now")
+		p := later("the properties of the user cannot be looked up for now")
+		p.cause = err
+		return nil, p
 	}
 	return ids.([]string), nil
-}
-
-// checkOrigin checks that a request which changes something and is authenticated by a cookie comes from a page that may: the
-// browser sends the cookie whoever made the page.
-func (s *Server) checkOrigin(r *http.Request, caller *Caller) error {
-	if !caller.ByCookie {
-		return nil
-	}
-	origin := r.Header.Get("Origin")
-	from, err := url.Parse(origin)
-	if origin != "" && err == nil && (from.Host == r.Host || s.allowsOrigin(origin)) {
-		return nil
-	}
-	return problem(http.StatusForbidden, "a write by cookie needs the Origin of this server or one of --allowed-origins")
-}
-
-// allowsOrigin says whether pages of an origin may use the server: those allowed, and any of this machine in dev mode.
-func (s *Server) allowsOrigin(origin string) bool {
-	if slices.Contains(s.AllowedOrigins, origin) {
-		return true
-	}
-	from, err := url.Parse(origin)
-	return s.Dev && err == nil && loopbackName(from.Hostname())
 }

@@ -22,23 +22,42 @@ func (s *Server) live(w http.ResponseWriter, _ *http.Request) error {
 
 // ready answers whether requests should be sent here: every check by its name, 503 where one fails. What failed is
 // told to the log; a stranger is told only which.
+//
+// At drain it fails without asking anything, so that load balancers turn away before streams do.
 func (s *Server) ready(w http.ResponseWriter, r *http.Request) error {
-	ctx, cancel := context.WithTimeout(r.Context(), checkTimeout)
-	defer cancel()
-	status, checks := http.StatusOK, map[string]string{}
 	if s.Draining() {
-		status, checks["drain"] = http.StatusServiceUnavailable, "draining"
-	} else {
-		for _, check := range s.Checks {
-			checks[check.Name] = "ok"
-			if err := check.Run(ctx); err != nil {
-				s.Log.Warn("not ready", "check", check.Name, "err", err)
-				status, checks[check.Name] = http.StatusServiceUnavailable, "failed"
-			}
+		return answer(w, http.StatusServiceUnavailable, readiness{"not ready", map[string]string{"drain": "draining"}})
+	}
+	// Whoever asks needs no token: those who ask at once share one answer, so that they cannot keep the database busy.
+	shared, _, _ := s.probes.Do("", func() (any, error) {
+		return s.probe(context.WithoutCancel(r.Context())), nil
+	})
+	outcome := shared.(readiness)
+	status := http.StatusOK
+	if outcome.Status != "ready" {
+		status = http.StatusServiceUnavailable
+	}
+	return answer(w, status, outcome)
+}
+
+// readiness is the answer of GET /healthz/ready; every check is "ok" or "failed".
+type readiness struct {
+	Status string            `json:"status"` // ready, not ready
+	Checks map[string]string `json:"checks"`
+}
+
+func (s *Server) probe(ctx context.Context) readiness {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	outcome := readiness{"ready", map[string]string{}}
+	for _, check := range s.Checks {
+		outcome.Checks[check.Name] = "ok"
+		if err := check.Run(ctx); err != nil {
+			s.Log.WarnContext(ctx, "not ready", "check", check.Name, "err", err)
+			outcome.Status, outcome.Checks[check.Name] = "not ready", "failed"
 		}
 	}
-	words := map[int]string{http.StatusOK: "ready", http.StatusServiceUnavailable: "not ready"}
-	return answer(w, status, map[string]any{"status": words[status], "checks": checks})
+	return outcome
 }
 
 // metrics is GET /v2/realtime/metrics: what this instance has for the caller's org, or for all where an operator asks.

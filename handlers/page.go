@@ -16,7 +16,7 @@ const demoFor = 12 * time.Hour
 // and other sites cannot send.
 func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
 	expires := time.Now().Add(demoFor)
-	token, err := MintToken(s.DemoSecret, Claims{
+	token, err := s.Auth.Mint(Claims{
 		Org: "1", User: "demo", Role: "ADMIN", Scope: "publish", DisplayName: "Demo", Expires: expires,
 	})
 	if err != nil {

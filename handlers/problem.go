@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,10 +23,21 @@ type Problem struct {
 	Field  string `json:"field,omitempty"` // of the request, e.g. "events[3].data"
 
 	RetryAfter time.Duration `json:"-"` // 0: no Retry-After
+
+	cause error // for the log alone; may be nil
 }
 
-// Error implements error.
-func (p *Problem) Error() string { return fmt.Sprintf("%d %s: %s", p.Status, p.Title, p.Detail) }
+// Error implements error. It is for the log: it tells the cause, which clients never see.
+func (p *Problem) Error() string {
+	text := fmt.Sprintf("%d %s: %s", p.Status, p.Title, p.Detail)
+	if p.cause != nil {
+		text += ": " + p.cause.Error()
+	}
+	return text
+}
+
+// Unwrap gives the cause.
+func (p *Problem) Unwrap() error { return p.cause }
 
 // problem makes one with the status's own title.
 func problem(status int, format string, args ...any) *Problem {
@@ -55,6 +67,8 @@ func problemOf(err error) *Problem {
 		return known
 	case errors.As(err, &large):
 		return problem(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", large.Limit)
+	case errors.Is(err, context.Canceled):
+		return later("the request was given up") // by its client, who is gone
 	case errors.Is(err, store.ErrRefused):
 		return problem(http.StatusBadRequest, "the database refuses the events: a text in them is not one that it can keep")
 	case errors.Is(err, streams.ErrOverloaded):
@@ -70,21 +84,35 @@ func problemOf(err error) *Problem {
 // handler answers a request or returns why not.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
-// serve writes what a handler returns, once.
+// serve writes what a handler returns, once, and tells the log of it. The query stays out of the log, since it may
+// carry what opens a stream.
 func (s *Server) serve(h handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
 		err := h(w, r)
+		line := s.Log.With("id", w.Header().Get(requestIDHeader), "method", r.Method, "path", r.URL.Path,
+			"ms", time.Since(began).Milliseconds())
 		if err == nil {
+			line.DebugContext(r.Context(), "request")
 			return
 		}
 		p := problemOf(err)
-		level := slog.LevelDebug
-		if p.Status >= 500 {
-			level = slog.LevelError
-		}
-		s.Log.Log(r.Context(), level, "request failed", "id", w.Header().Get(requestIDHeader), "path", r.URL.Path, "err", err)
+		line.Log(r.Context(), gravity(p.Status, err), "request refused", "status", p.Status, "err", err)
 		p.write(w)
 	}
+}
+
+// gravity is how much an operator should care: clients err all the time, but a defect of ours never should.
+func gravity(status int, err error) slog.Level {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return slog.LevelDebug
+	case status == http.StatusInternalServerError:
+		return slog.LevelError
+	case status >= 500:
+		return slog.LevelWarn
+	}
+	return slog.LevelDebug
 }
 
 func (p *Problem) write(w http.ResponseWriter) {

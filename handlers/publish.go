@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -23,6 +25,7 @@ const (
 	dataLimit   = 64 << 10
 	batchLimit  = 100
 	labelLimit  = 128
+	fieldLimit  = 9                // the fields that an event has
 	depthLimit  = 512              // of nested JSON; Postgres has a limit of its own, and a stack
 	bodyTimeout = 15 * time.Second // for a whole body of 1 MiB
 )
@@ -44,7 +47,7 @@ func (s *Server) publish(w http.ResponseWriter, r *http.Request) error {
 	if !caller.May("publish") {
 		return problem(http.StatusForbidden, "the token lacks the scope publish")
 	}
-	body, err := readJSON(w, r)
+	body, err := readJSON(w, r, s.bodyTimeout)
 	if err != nil {
 		return err
 	}
@@ -69,17 +72,17 @@ func (s *Server) publish(w http.ResponseWriter, r *http.Request) error {
 }
 
 // readJSON reads a body that is typed as JSON, within its limits of size and time.
-func readJSON(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+func readJSON(w http.ResponseWriter, r *http.Request, patience time.Duration) ([]byte, error) {
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || kind != "application/json" {
 		return nil, problem(http.StatusUnsupportedMediaType, "the body must be application/json")
 	}
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
+	_ = control.SetReadDeadline(time.Now().Add(patience))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyLimit))
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		w.Header().Set("Connection", "close")
-		return nil, problem(http.StatusRequestTimeout, "the body did not arrive within %s", bodyTimeout)
+		return nil, problem(http.StatusRequestTimeout, "the body did not arrive within %s", patience)
 	}
 	var large *http.MaxBytesError
 	if err != nil && !errors.As(err, &large) {
@@ -133,45 +136,54 @@ func (s *Server) parseEvents(body []byte, caller *Caller) ([]store.Draft, error)
 	}
 	drafts := make([]store.Draft, len(items))
 	for i, item := range items {
-		where := ""
-		if !single {
-			where = fmt.Sprintf("events[%d].", i)
-		}
-		fields, err := members(item, where)
-		if err != nil {
-			return nil, err
-		}
-		if drafts[i], err = s.parseEvent(fields, where, caller); err != nil {
+		var err error
+		if drafts[i], err = s.parseEvent(item, caller); err != nil {
+			var p *Problem
+			if !single && errors.As(err, &p) {
+				p.Field = strings.TrimSuffix(fmt.Sprintf("events[%d].%s", i, p.Field), ".")
+			}
 			return nil, err
 		}
 	}
 	return drafts, nil
 }
 
+// member is one field of a JSON object.
+type member struct {
+	name  string
+	value json.RawMessage
+}
+
 // members reads one JSON object without guessing: names are compared exactly, and none may stand twice.
-func members(text []byte, where string) (map[string]json.RawMessage, error) {
+func members(text []byte) ([]member, error) {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	if first, err := decoder.Token(); err != nil || first != json.Delim('{') {
-		return nil, problem(http.StatusBadRequest, "%sevent: a JSON object is expected", where)
+		return nil, problem(http.StatusBadRequest, "an event is a JSON object")
 	}
-	fields := map[string]json.RawMessage{}
+	var fields []member
 	for decoder.More() {
 		name, err := decoder.Token()
 		if err != nil {
-			return nil, problem(http.StatusBadRequest, "%sevent is not JSON: %v", where, err)
+			return nil, problem(http.StatusBadRequest, "the event is not JSON: %v", err)
 		}
 		var value json.RawMessage
 		if err := decoder.Decode(&value); err != nil {
-			return nil, problem(http.StatusBadRequest, "%sevent is not JSON: %v", where, err)
+			return nil, problem(http.StatusBadRequest, "the event is not JSON: %v", err)
 		}
 		key := name.(string) // within an object every other token is a string
-		if _, twice := fields[key]; twice {
-			return nil, invalid(where+key, "the field is there twice")
+		if slices.ContainsFunc(fields, func(one member) bool { return one.name == key }) {
+			return nil, invalid(key, "the field is there twice")
 		}
-		fields[key] = value
+		if len(key) > labelLimit {
+			return nil, invalid(strings.ToValidUTF8(key[:labelLimit], ""), "there is no such field")
+		}
+		fields = append(fields, member{key, value})
+		if len(fields) > fieldLimit {
+			return fields, nil // one of them is unknown, and an object of very many fields need not be read to its end
+		}
 	}
 	if _, err := decoder.Token(); err != nil {
-		return nil, problem(http.StatusBadRequest, "%sevent is not JSON: %v", where, err)
+		return nil, problem(http.StatusBadRequest, "the event is not JSON: %v", err)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return nil, problem(http.StatusBadRequest, "there is something behind the event")
@@ -181,68 +193,83 @@ func members(text []byte, where string) (map[string]json.RawMessage, error) {
 
 // parseEvent checks one event. What concerns rights comes last: a wrong event is wrong for everybody. The scope publish
 // is an application's own right, so the token's properties do not narrow it; its services do.
-func (s *Server) parseEvent(fields map[string]json.RawMessage, where string, caller *Caller) (store.Draft, error) {
+func (s *Server) parseEvent(item []byte, caller *Caller) (store.Draft, error) {
 	draft := store.Draft{Event: store.Event{Data: json.RawMessage("{}")}}
-	for name, value := range fields {
-		var err error
-		switch name {
-		case "id":
-			draft.IDGiven = true
-			draft.ID, err = text(value)
-			if err == nil && !eventIDs.MatchString(draft.ID) {
-				err = errors.New("1 to 128 of A–Z a–z 0–9 . _ : - are expected")
+	fields, err := members(item)
+	if err != nil {
+		return draft, err
+	}
+	for _, field := range fields {
+		if err := s.parseField(&draft, field.name, field.value); err != nil {
+			p := invalid(field.name, "%v", err)
+			if errors.Is(err, errDataTooLarge) {
+				p = problem(http.StatusRequestEntityTooLarge, "%v", err)
+				p.Field = field.name
 			}
-		case "orgId":
-			draft.Org, err = optional(value)
-		case "service":
-			if draft.Service, err = text(value); err == nil {
-				err = s.Catalogue.Publishable(draft.Service)
-			}
-		case "type":
-			if draft.Type, err = text(value); err == nil && !eventTypes.MatchString(draft.Type) {
-				err = fmt.Errorf("a name like %s is expected", eventTypes)
-			}
-		case "propertyId":
-			draft.PropertyID, err = optional(value)
-		case "entityType":
-			draft.EntityType, err = optional(value)
-		case "entityId":
-			draft.EntityID, err = optional(value)
-		case "userId":
-			draft.UserID, err = optional(value)
-		case "data":
-			draft.Data, err = object(value)
-		default:
-			err = errors.New("there is no such field")
-		}
-		if errors.Is(err, errDataTooLarge) {
-			p := problem(http.StatusRequestEntityTooLarge, "%v", err)
-			p.Field = where + name
 			return draft, p
 		}
-		if err != nil {
-			return draft, invalid(where+name, "%v", err)
-		}
 	}
-	for _, name := range []string{"service", "type"} {
-		if _, found := fields[name]; !found {
-			return draft, invalid(where+name, "the field is required")
-		}
-	}
-	if !draft.IDGiven {
+	switch {
+	case draft.Service == "":
+		return draft, invalid("service", "the field is required")
+	case draft.Type == "":
+		return draft, invalid("type", "the field is required")
+	case !draft.IDGiven:
 		draft.ID = uuid.Must(uuid.NewV7()).String() // once, before the first try: a retry uses it again
 	}
-	return draft, s.checkRights(&draft, where, caller)
+	return draft, checkRights(&draft, caller)
 }
 
-func (s *Server) checkRights(draft *store.Draft, where string, caller *Caller) error {
+// parseField reads one field into the draft. An optional field that is null is the same as an absent one.
+func (s *Server) parseField(draft *store.Draft, name string, value json.RawMessage) (err error) {
+	switch null := string(value) == "null"; name {
+	case "id":
+		if draft.IDGiven = !null; null {
+			return nil
+		}
+		if draft.ID, err = text(value); err == nil && !eventIDs.MatchString(draft.ID) {
+			err = errors.New("1 to 128 of A–Z a–z 0–9 . _ : - are expected")
+		}
+	case "orgId":
+		draft.Org, err = optional(value)
+	case "service":
+		if draft.Service, err = text(value); err == nil {
+			err = s.Catalogue.Publishable(draft.Service)
+		}
+	case "type":
+		if draft.Type, err = text(value); err == nil && !eventTypes.MatchString(draft.Type) {
+			err = fmt.Errorf("a name like %s is expected", eventTypes)
+		}
+	case "propertyId":
+		draft.PropertyID, err = optional(value)
+	case "entityType":
+		draft.EntityType, err = optional(value)
+	case "entityId":
+		draft.EntityID, err = optional(value)
+	case "userId":
+		draft.UserID, err = optional(value)
+	case "data":
+		if !null {
+			draft.Data, err = object(value)
+		}
+	default:
+		err = errors.New("there is no such field")
+	}
+	return err
+}
+
+// checkRights finds the org that the event is for, and whether the caller may publish there.
+func checkRights(draft *store.Draft, caller *Caller) error {
+	p := problem(http.StatusForbidden, "")
 	switch {
 	case caller.AnyOrg && (draft.Org == "" || draft.Org == "*"):
-		return invalid(where+"orgId", "a service token names the org of each event")
+		return invalid("orgId", "a service token names the org of each event")
 	case !caller.AnyOrg && draft.Org != "" && draft.Org != caller.Org:
-		return &Problem{Type: "about:blank", Title: "Forbidden", Status: http.StatusForbidden, Detail: "the token is of another org", Field: where + "orgId"}
+		p.Field, p.Detail = "orgId", "the token is of another org"
+		return p
 	case !caller.MayService(draft.Service):
-		return &Problem{Type: "about:blank", Title: "Forbidden", Status: http.StatusForbidden, Detail: "the token does not allow the service", Field: where + "service"}
+		p.Field, p.Detail = "service", "the token does not allow the service"
+		return p
 	}
 	if !caller.AnyOrg {
 		draft.Org = caller.Org

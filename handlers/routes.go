@@ -8,9 +8,11 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
 	"github.com/go-chi/cors"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/singleflight"
 
 	"sluice/store"
 	"sluice/streams"
@@ -32,17 +34,18 @@ type Server struct {
 	Checks         []Check     // of readiness
 	Draining       func() bool // readiness fails first
 	Dev            bool
-	DemoSecret     []byte // signs the page's token; nil outside dev mode
 	AllowedOrigins []string
 	WriteTimeout   time.Duration // of a reader without progress
 	Version        string
 
-	hangups *hangups
+	hangups     *hangups
+	probes      singleflight.Group // of readiness
+	bodyTimeout time.Duration      // for a whole body; set by Routes
 }
 
 // Routes is the public listener.
 func (s *Server) Routes() http.Handler {
-	s.hangups = newHangups()
+	s.hangups, s.bodyTimeout = newHangups(), bodyTimeout
 	router := chi.NewRouter()
 	router.Use(s.identify, s.recoverPanics)
 	if s.Dev {
@@ -56,16 +59,12 @@ func (s *Server) Routes() http.Handler {
 		AllowCredentials: true,
 		MaxAge:           600,
 	}))
-	router.NotFound(s.serve(func(http.ResponseWriter, *http.Request) error {
-		return problem(http.StatusNotFound, "there is nothing here")
-	}))
-	router.MethodNotAllowed(s.serve(func(http.ResponseWriter, *http.Request) error {
-		return problem(http.StatusMethodNotAllowed, "not with this method")
-	}))
+	router.Use(middleware.GetHead)
+	router.NotFound(s.serve(s.notFound))
+	router.MethodNotAllowed(s.serve(s.notAllowed(router)))
 
 	router.Post("/v2/events", s.serve(s.publish))
 	router.Get("/v2/realtime/stream", s.serve(s.stream))
-	router.Head("/v2/realtime/stream", s.serve(s.stream))
 	router.Get("/v2/realtime/metrics", s.serve(s.metrics))
 	router.Get("/healthz/live", s.serve(s.live))
 	router.Get("/healthz/ready", s.serve(s.ready))
@@ -74,6 +73,22 @@ func (s *Server) Routes() http.Handler {
 		router.Get("/static/{file}", s.serve(s.asset))
 	}
 	return router
+}
+
+func (s *Server) notFound(http.ResponseWriter, *http.Request) error {
+	return problem(http.StatusNotFound, "there is nothing here")
+}
+
+// notAllowed names the methods that the path has (RFC 9110, 15.5.6).
+func (s *Server) notAllowed(routes chi.Routes) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			if routes.Match(chi.NewRouteContext(), method, r.URL.Path) {
+				w.Header().Add("Allow", method)
+			}
+		}
+		return problem(http.StatusMethodNotAllowed, "%s is not a method of this path", r.Method)
+	}
 }
 
 // Close ends what Routes has started; no stream may be open any more.

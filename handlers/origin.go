@@ -1,0 +1,34 @@
+package handlers
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// checkOrigin checks that a request which changes something and is authenticated by a cookie comes from a page that
+// may: the browser sends the cookie whoever made the page (docs/protocol.md, "Origins").
+func (s *Server) checkOrigin(r *http.Request, caller *Caller) error {
+	if !caller.ByCookie || s.ownOrigin(r) || s.allowsOrigin(r.Header.Get("Origin")) {
+		return nil
+	}
+	return problem(http.StatusForbidden, "a write by cookie needs the Origin of this server or one of --allowed-origins")
+}
+
+// ownOrigin says whether the page that asks came from this server: its host and port are those that were asked for.
+func (s *Server) ownOrigin(r *http.Request) bool {
+	from, err := url.Parse(r.Header.Get("Origin"))
+	return err == nil && from.Host != "" && strings.EqualFold(from.Host, r.Host)
+}
+
+// allowsOrigin says whether pages of an origin may use the server: those allowed, and any of this machine in dev mode.
+func (s *Server) allowsOrigin(origin string) bool {
+	from, err := url.Parse(origin)
+	if err != nil || from.Host == "" {
+		return false // none, or "null": a page from nowhere
+	}
+	return s.Dev && loopbackName(from.Hostname()) || slices.ContainsFunc(s.AllowedOrigins, func(allowed string) bool {
+		return strings.EqualFold(strings.TrimSuffix(allowed, "/"), origin)
+	})
+}
