@@ -72,6 +72,14 @@ func (t *tail) expire(after int64) {
 
 // servePage serves everyone behind who stands within a page.
 func (t *tail) servePage(entries []*entry, after int64) {
+	// The page may be ahead of the tail. Nobody is served beyond that: a live subscriber stands where its tail does, and
+	// would be given the same again.
+	for len(entries) > 0 && entries[len(entries)-1].event.Seq > t.pos {
+		entries = entries[:len(entries)-1]
+	}
+	if len(entries) == 0 {
+		return
+	}
 	end := entries[len(entries)-1].event.Seq
 	for _, s := range append([]*Subscriber(nil), t.behind...) {
 		if s.cursor < after || s.cursor >= end || s.state != replaying {

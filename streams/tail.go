@@ -122,8 +122,12 @@ func (t *tail) apply(page store.Page, after int64, judged []*Subscriber) bool {
 	case t.epoch == "":
 		t.epoch, t.pos = page.Epoch, page.Head
 	case page.Epoch != t.epoch:
-		reset = ResetEpoch
-		t.epoch = page.Epoch
+		// Another incarnation. What the page says was asked with a position and a time of the one before: it is read
+		// again from nothing, and judges everybody then.
+		t.forget(ResetEpoch)
+		t.epoch, t.pos, t.posTime, t.wanted = "", 0, time.Time{}, true
+		t.arrivals = append(judged, t.arrivals...)
+		return true
 	case page.Head < after:
 		// The log is shorter than what was read of it: an older copy. Only another epoch can tell everyone.
 		t.hub.metrics.Errors.WithLabelValues(errorGoneBack).Inc()
@@ -141,13 +145,8 @@ func (t *tail) apply(page store.Page, after int64, judged []*Subscriber) bool {
 		t.hub.ringBytes.Add(t.ring.append(entries))
 	}
 	if reset != "" {
-		t.hub.ringBytes.Add(-t.ring.drop(len(t.ring.entries)))
+		t.forget(reset)
 		t.pos, t.posTime = page.Head, time.Time{}
-		for _, s := range append([]*Subscriber(nil), t.subscribers...) {
-			if s.state == live || s.state == replaying || s.state == blocked {
-				t.restart(s, reset)
-			}
-		}
 		judged = append(judged, t.arrivals...)
 		t.arrivals = nil
 	}
@@ -163,6 +162,16 @@ func (t *tail) apply(page store.Page, after int64, judged []*Subscriber) bool {
 		}
 	}
 	return true
+}
+
+// forget drops what was read and makes everybody an arrival that is to be reset.
+func (t *tail) forget(reason ResetReason) {
+	t.hub.ringBytes.Add(-t.ring.drop(len(t.ring.entries)))
+	for _, s := range append([]*Subscriber(nil), t.subscribers...) {
+		if s.state == live || s.state == replaying || s.state == blocked {
+			t.restart(s, reason)
+		}
+	}
 }
 
 // restart makes a subscriber an arrival that is to be reset. One that is blocked finishes first.

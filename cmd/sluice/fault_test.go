@@ -255,9 +255,9 @@ func TestDatabaseReplaced(t *testing.T) {
 			t.Fatalf("the reset keeps the epoch %s", epoch)
 		}
 	}
-	p.mustPublish(all, event("another two", ""))
+	p.mustPublish(all, event("another-two", ""))
 	for _, s := range open {
-		if got := s.events(1); got[0] != "another two" {
+		if got := s.events(1); got[0] != "another-two" {
 			t.Fatal(got)
 		}
 	}

@@ -189,8 +189,9 @@ func compare(t *testing.T, p *process, token string, acked []string, followers [
 	}
 	for i, f := range followers {
 		if got := f.await(t, len(log), within); !slices.Equal(got, log) {
-			t.Fatalf("follower %d has seen %d events, the log has %d: first difference at %d", i, len(got), len(log),
-				firstDifference(got, log))
+			at := firstDifference(got, log)
+			t.Fatalf("follower %d has seen %d events, the log has %d: they differ at %d: %q, not %q", i, len(got), len(log),
+				at, got[at:min(at+4, len(got))], log[at:min(at+4, len(log))])
 		}
 	}
 }
