@@ -126,7 +126,7 @@ func (s *Server) parseEvents(body []byte, caller *Caller) ([]store.Draft, error)
 	items := []json.RawMessage{body}
 	single := true
 	if trimmed := bytes.TrimLeft(body, " \t\r\n"); len(trimmed) > 0 && trimmed[0] == '[' {
-		single = false
+		single, items = false, nil // not the first item's bytes: decoding would write over the body
 		if err := json.Unmarshal(body, &items); err != nil {
 			return nil, problem(http.StatusBadRequest, "the body is not JSON: %v", err)
 		}

@@ -78,5 +78,5 @@ func (s *Server) loopbackOnly(next http.Handler) http.Handler {
 
 func loopbackName(host string) bool {
 	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }

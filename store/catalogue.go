@@ -74,7 +74,7 @@ func ParseCatalogue(text []byte) (*Catalogue, error) {
 			return nil, fmt.Errorf("service %q is there twice", one.Name)
 		case len(one.Sources) > 0 && one.Own:
 			return nil, fmt.Errorf("service %q is derived and the server's own", one.Name)
-		case len(c.bits) == storedLimit:
+		case len(one.Sources) == 0 && len(c.bits) == storedLimit:
 			return nil, fmt.Errorf("more than %d services store events", storedLimit)
 		}
 		c.masks[one.Name] = 0
