@@ -14,7 +14,7 @@ install: ## Install what is missing: Go modules, a Postgres server.
 	@scripts/install.sh
 
 build: ## Build bin/sluice.
-	@CGO_ENABLED=0 go build -ldflags "-X main.buildVersion=$(VERSION)" -o bin/sluice ./cmd/sluice
+	@CGO_ENABLED=0 go build -ldflags "-X main.release=$(VERSION)" -o bin/sluice ./cmd/sluice
 
 run: install build ## Run Sluice with a page at http://127.0.0.1:8080/ and its own Postgres in ./data.
 	@exec bin/sluice serve --dev

@@ -54,6 +54,9 @@ func (s *Store) NewListener(to Notified) *Listener {
 			case pq.ListenerEventConnected, pq.ListenerEventReconnected:
 				to.WakeAll()
 			case pq.ListenerEventDisconnected:
+				if l.open.ended() {
+					return
+				}
 				s.log.Warn("the LISTEN connection was lost", "err", err)
 			case pq.ListenerEventConnectionAttemptFailed:
 				s.log.Debug("the LISTEN connection cannot be made", "err", err)
@@ -121,6 +124,12 @@ func (o *openConns) add(conn net.Conn) {
 		return
 	}
 	o.conn = conn
+}
+
+func (o *openConns) ended() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.closed
 }
 
 func (o *openConns) close() {

@@ -92,25 +92,29 @@ type instance struct {
 }
 
 // start opens everything that serving needs, the listeners first: a port that is taken is told at once.
-func start(ctx context.Context, flags *serveFlags, log *slog.Logger) (i *instance, err error) {
-	i = &instance{flags: flags, log: log, scheme: "http"}
-	defer func() {
-		if err != nil {
-			i.close()
-		}
-	}()
-	if i.listener, err = listen("--listen", flags.Listen, flags.Dev); err != nil {
+func start(ctx context.Context, flags *serveFlags, log *slog.Logger) (*instance, error) {
+	i := &instance{flags: flags, log: log, scheme: "http"}
+	if err := i.open(ctx); err != nil {
+		i.close()
 		return nil, err
+	}
+	return i, nil
+}
+
+func (i *instance) open(ctx context.Context) (err error) {
+	flags, log := i.flags, i.log
+	if i.listener, err = listen("--listen", flags.Listen, flags.Dev); err != nil {
+		return err
 	}
 	i.onClose(func() { i.listener.Close() })
 	if i.admin, err = listen("--admin-listen", flags.AdminListen, flags.Dev); err != nil {
-		return nil, err
+		return err
 	}
 	i.onClose(func() { i.admin.Close() })
 
 	url, err := i.database(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var changed atomic.Pointer[streams.Hub]
 	i.events, err = store.Open(ctx, store.Options{
@@ -123,15 +127,15 @@ func start(ctx context.Context, flags *serveFlags, log *slog.Logger) (i *instanc
 		},
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	i.onClose(func() { i.events.Close() })
 	catalogue, err := flags.catalogue()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := i.events.KeepCatalogue(ctx, catalogue); err != nil {
-		return nil, err
+		return err
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(),
@@ -151,7 +155,7 @@ func start(ctx context.Context, flags *serveFlags, log *slog.Logger) (i *instanc
 		defer cancel()
 		i.appender.Close(stopping)
 	})
-	return i, i.door(catalogue, registry)
+	return i.door(catalogue, registry)
 }
 
 // onClose adds what close does before everything that was added earlier.
