@@ -19,10 +19,14 @@ import (
 	"sluice/handlers"
 )
 
-// secretFlags find the secret that signs tokens, for commands on the server's own machine.
+// secretFlags find the secret that signs tokens, for commands on the server's own machine, and what else the server
+// asks of a token.
 type secretFlags struct {
 	Data      string `env:"SLUICE_DATA" default:"./data" placeholder:"DIR" help:"Data directory of the server on this machine; its jwt.secret signs tokens."`
 	JWTSecret string `name:"jwt-secret" env:"SLUICE_JWT_SECRET" placeholder:"SECRET" help:"Secret that signs tokens instead of the data directory's."`
+
+	JWTIssuer   string `name:"jwt-issuer" env:"SLUICE_JWT_ISSUER" placeholder:"NAME" help:"Issuer of tokens made here, where the server asks for one."`
+	JWTAudience string `name:"jwt-audience" env:"SLUICE_JWT_AUDIENCE" placeholder:"NAME" help:"Audience of tokens made here, where the server asks for one."`
 }
 
 // secret is read anew at every call: a server that was set up afresh in the meantime has made another.
@@ -75,7 +79,8 @@ func (f *clientFlags) bearer(user, scope string) (string, error) {
 		org = "1"
 	}
 	return handlers.MintToken(secret, handlers.Claims{
-		Org: org, User: user, Role: "ADMIN", Scope: scope, Expires: time.Now().Add(mintedFor),
+		Org: org, User: user, Role: "ADMIN", Scope: scope, Issuer: f.JWTIssuer, Audience: f.JWTAudience,
+		Expires: time.Now().Add(mintedFor),
 	})
 }
 

@@ -53,7 +53,7 @@ func (c *tokenCmd) print(to io.Writer) error {
 	}
 	text, err := handlers.MintToken(secret, handlers.Claims{
 		Org: c.Org, User: c.User, Role: c.Role, Properties: c.Properties, Services: c.Services, Scope: c.Scope,
-		DisplayName: c.Name, Expires: time.Now().Add(c.TTL),
+		DisplayName: c.Name, Issuer: c.JWTIssuer, Audience: c.JWTAudience, Expires: time.Now().Add(c.TTL),
 	})
 	if err != nil {
 		return err

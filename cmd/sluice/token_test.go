@@ -41,7 +41,7 @@ func dataDirectory(t *testing.T) string {
 func TestToken(t *testing.T) {
 	out, notes, status := outcome(t, sluice("token", "--data", dataDirectory(t), "--org", "2", "--user", "9",
 		"--role", "MANAGER", "--scope", "publish admin", "--properties", "4,5", "--services", "finance,tasks",
-		"--name", "Ada", "--ttl", "2h"))
+		"--name", "Ada", "--ttl", "2h", "--jwt-issuer", "us", "--jwt-audience", "you"))
 	if status != 0 || notes != "" {
 		t.Fatalf("status %d: %s", status, notes)
 	}
@@ -54,6 +54,7 @@ func TestToken(t *testing.T) {
 	}
 	for claim, want := range map[string]string{
 		"orgId": "2", "sub": "9", "role": "MANAGER", "scope": "publish admin", "displayName": "Ada",
+		"iss": "us", "aud": "you",
 	} {
 		if claims[claim] != want {
 			t.Errorf("%s is %v, not %q", claim, claims[claim], want)
