@@ -1,6 +1,9 @@
 package handlers
 
 import (
+	"bufio"
+	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -48,6 +51,23 @@ func TestOrigin(t *testing.T) {
 				t.Errorf("%d %s, want %d", got.status, got.body, c.status)
 			}
 		})
+	}
+	// Neither host nor origin is no agreement.
+	conn, err := net.Dial("tcp", strings.TrimPrefix(plain.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	body := `{"service":"finance","type":"t"}`
+	fmt.Fprintf(conn, "POST /v2/events HTTP/1.0\r\nOrigin: null\r\nCookie: sluice_token=%s\r\nContent-Type: application/json\r\n"+
+		"Content-Length: %d\r\n\r\n%s", token, len(body), body)
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusForbidden {
+		t.Errorf("without Host, from nowhere: %s", response.Status)
 	}
 }
 

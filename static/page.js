@@ -26,6 +26,7 @@ const orgWide = ["branding", "users"];
 const counts = new Map(services.map((service) => [service, 0]));
 let total = 0;
 let source;
+let cursor = ""; // through which this page was served
 
 function setState(state, text) {
   $("state").dataset.state = state;
@@ -67,37 +68,50 @@ function drawCounts() {
   }));
 }
 
+function reached(message) {
+  if (!message.lastEventId) return; // some frames have no id
+  cursor = message.lastEventId;
+  $("cursor").textContent = cursor;
+}
+
 function received(message) {
+  reached(message);
   const event = JSON.parse(message.data);
   total++;
   counts.set(event.service, (counts.get(event.service) ?? 0) + 1);
-  $("cursor").textContent = message.lastEventId;
   $("total").textContent = total;
   $("latency").textContent = `${Math.max(0, Date.now() - Date.parse(event.time))} ms after its commit`;
   show(event.service, event);
   drawCounts();
 }
 
-// An EventSource reconnects by itself and sends the last id; nothing is lost and nothing comes twice.
+// An EventSource reconnects by itself and sends the last id; nothing is lost and nothing comes twice. One that is opened
+// anew, with another filter or another token, is told the position by its address.
 function connect() {
   source?.close();
   const query = new URLSearchParams();
   for (const [name, value] of new FormData($("filter"))) {
     if (value) query.set(name === "service" ? "services" : name, value);
   }
+  if (cursor) query.set("cursor", cursor);
   setState("connecting", "connecting");
   source = new EventSource(`/v2/realtime/stream?${query}`);
   source.onerror = () => source.readyState === EventSource.CLOSED
     ? setState("lost", "refused: reload the page for a new token")
     : setState("lost", "connection lost, coming back");
   source.addEventListener("ack", (message) => {
+    reached(message);
     setState("live", "live");
-    $("cursor").textContent = JSON.parse(message.data).cursor;
   });
-  source.addEventListener("ping", (message) => { $("cursor").textContent = message.lastEventId; });
+  source.addEventListener("ping", reached);
   for (const kind of ["reset", "reauth", "drain", "problem"]) {
-    source.addEventListener(kind, (message) => show(kind, JSON.parse(message.data), "frame"));
+    source.addEventListener(kind, (message) => {
+      reached(message);
+      show(kind, JSON.parse(message.data), "frame");
+    });
   }
+  // The page, asked for again, brings a new token in its cookie.
+  source.addEventListener("reauth", () => fetch("/", { cache: "no-store" }).then(connect, () => {}));
   for (const service of services) source.addEventListener(service, received);
 }
 
