@@ -30,8 +30,13 @@ func appendEvent(dst []byte, e *store.Event, epoch string) []byte {
 	dst = append(append(append(dst, `{"id":"`...), e.ID...), `","cursor":"`...)
 	dst = append(appendCursor(dst, epoch, e.Seq), '"')
 	for _, field := range [...]struct{ name, value string }{
-		{"orgId", e.Org}, {"service", e.Service}, {"type", e.Type}, {"propertyId", e.PropertyID},
-		{"entityType", e.EntityType}, {"entityId", e.EntityID}, {"userId", e.UserID},
+		{"orgId", e.Org},
+		{"service", e.Service},
+		{"type", e.Type},
+		{"propertyId", e.PropertyID},
+		{"entityType", e.EntityType},
+		{"entityId", e.EntityID},
+		{"userId", e.UserID},
 	} {
 		if field.value != "" {
 			dst = append(append(append(dst, `,"`...), field.name...), `":`...)
