@@ -417,6 +417,7 @@ func (p *publisher) try(ctx context.Context, body []byte, events int) ([]receipt
 	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
 		return nil, fmt.Errorf("the answer cannot be read: %w", err)
 	}
+	_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, 4<<10)) // what is read to its end leaves its connection to the next
 	if len(answer.Events) != events {
 		return nil, fmt.Errorf("the answer tells of %d events, and %d were sent", len(answer.Events), events)
 	}
