@@ -114,7 +114,7 @@ func (s *Server) subscription(r *http.Request, caller *Caller) (*streams.Subscri
 	if sub.Services, sub.Filter.Services, err = s.services(listed(query["services"]), caller); err != nil {
 		return nil, err
 	}
-	sub.Filter.AllProperties, sub.Filter.Properties = caller.Admin || caller.AnyOrg, caller.Properties
+	sub.Filter.AllProperties, sub.Filter.Properties = caller.Admin, caller.Properties
 	if asked := listed(query["propertyId"]); len(asked) > 1 {
 		return nil, invalid("propertyId", "one property is expected")
 	} else if len(asked) == 1 {
