@@ -3,6 +3,7 @@ package streams
 import (
 	"context"
 	"errors"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -297,6 +298,7 @@ func (h *Hub) settle() {
 		return
 	}
 	h.leavers.Store(0)
+	runtime.GC() // what pools hold survives the first collection
 	debug.FreeOSMemory()
 }
 
