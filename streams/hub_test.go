@@ -217,6 +217,34 @@ func (l *live) subscribe(org string, filter streams.Filter, start streams.Start)
 
 var everything = streams.Filter{Services: ^uint64(0), AllProperties: true}
 
+// reader is one of the readers of the property test, over all the streams that it has had.
+type reader struct {
+	filter streams.Filter
+	pipe   *pipe
+	got    []string // before it left the last time
+	halted bool
+}
+
+// check holds what the reader has seen, once it has all, against what its filter admits of a log.
+func (r *reader) check(t *rapid.T, i int, log []store.Event) {
+	var want []string
+	for j := range log {
+		if r.filter.Admits(store.DefaultCatalogue().Bit(log[j].Service), &log[j]) {
+			want = append(want, log[j].ID)
+		}
+	}
+	r.pipe.goOn()
+	all := func() []string {
+		ids, _ := r.pipe.events()
+		return append(slices.Clone(r.got), ids...)
+	}
+	r.pipe.wait(t, fmt.Sprintf("reader %d (%+v) wants %v", i, r.filter, want), func() bool { return len(all()) >= len(want) })
+	if got := all(); !slices.Equal(got, want) {
+		t.Fatalf("reader %d (%+v): %v, not %v", i, r.filter, got, want)
+	}
+	r.pipe.End()
+}
+
 // TestEveryReaderGetsWhatItsFilterAdmits plays random publishers and readers on two instances that share a database:
 // readers with random filters come, stop, go on, leave, and come back with their cursors on either instance. Each ends
 // with exactly what its filter admits, in order. The rings are so small that replay goes through pages, too.
@@ -230,12 +258,6 @@ func TestEveryReaderGetsWhatItsFilterAdmits(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		run++
 		org := "org" + strconv.Itoa(run)
-		type reader struct {
-			filter streams.Filter
-			pipe   *pipe
-			got    []string // before it left the last time
-			halted bool
-		}
 		var log []store.Event
 		var readers []*reader
 		leave := func(r *reader) streams.Start {
@@ -291,22 +313,7 @@ func TestEveryReaderGetsWhatItsFilterAdmits(t *testing.T) {
 			}
 		}
 		for i, r := range readers {
-			var want []string
-			for j := range log {
-				if r.filter.Admits(store.DefaultCatalogue().Bit(log[j].Service), &log[j]) {
-					want = append(want, log[j].ID)
-				}
-			}
-			r.pipe.goOn()
-			all := func() []string {
-				ids, _ := r.pipe.events()
-				return append(slices.Clone(r.got), ids...)
-			}
-			r.pipe.wait(t, fmt.Sprintf("reader %d (%+v) wants %v", i, r.filter, want), func() bool { return len(all()) >= len(want) })
-			if got := all(); !slices.Equal(got, want) {
-				t.Fatalf("reader %d (%+v): %v, not %v", i, r.filter, got, want)
-			}
-			r.pipe.End()
+			r.check(t, i, log)
 		}
 	})
 }
