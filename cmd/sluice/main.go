@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"sluice/cmd/sluice/bench"
 )
 
 // commands is the whole command line; every command is a struct in the file of its name.
@@ -20,6 +22,7 @@ type commands struct {
 	Tail       tailCmd       `cmd:"" help:"Print events as they come, for ever; reconnects and resumes."`
 	Migrate    migrateCmd    `cmd:"" help:"Bring the schema up to date, or show where it stands."`
 	Epoch      epochCmd      `cmd:"" help:"Begin a new incarnation of the log."`
+	Bench      bench.Command `cmd:"" help:"Measure a running server beside a floor."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`
 }

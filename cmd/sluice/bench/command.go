@@ -1,0 +1,99 @@
+package bench
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"sluice/handlers"
+)
+
+// Command is `sluice bench`, a scenario each.
+type Command struct {
+	Fanout  Fanout  `cmd:"" help:"Readers of one log: latency, deliveries a second and CPU, beside a floor."`
+	Idle    Idle    `cmd:"" help:"Silent connections: memory of each, and what stays when they have left."`
+	Publish Publish `cmd:"" help:"Publishers without readers: events a second and the time to the answer."`
+	Fsync   Fsync   `cmd:"" help:"Time of one fsync on the data directory: what publishing waits for."`
+	Floor   Floor   `cmd:"" hidden:"" help:"The floor: writes to sockets what it is told on standard input."`
+}
+
+// target says which server is measured, and as whom.
+type target struct {
+	URL        string `env:"SLUICE_URL" default:"http://127.0.0.1:8080" help:"Server to measure; clear text."`
+	Admin      string `default:"http://127.0.0.1:9180" help:"Its admin listener, for CPU and memory; empty: without them."`
+	Token      string `env:"SLUICE_TOKEN" placeholder:"JWT" help:"Token of an ADMIN with the scope publish; none: tokens are made with the secret."`
+	SecretFile string `name:"secret-file" placeholder:"FILE" help:"Secret that signs tokens; <data>/jwt.secret if not given."`
+	Data       string `env:"SLUICE_DATA" default:"./data" placeholder:"DIR" help:"Data directory of the server: its secret, and the disk whose fsync is timed."`
+	Org        string `placeholder:"ORG" help:"Org of the tokens that are made; a new one if not given."`
+	JSON       bool   `name:"json" help:"Print the report as JSON."`
+	Check      bool   `help:"Exit with 1 where a bar is missed."`
+}
+
+// tokenTTL outlives any run.
+const tokenTTL = 12 * time.Hour
+
+// aim resolves the flags into a server that can be read from and published to.
+func (t *target) aim() (*server, error) {
+	base, err := url.Parse(t.URL)
+	if err != nil || base.Scheme != "http" || base.Host == "" {
+		return nil, fmt.Errorf("--url %q is not an address in clear text such as http://127.0.0.1:8080", t.URL)
+	}
+	host := base.Host
+	if base.Port() == "" {
+		host += ":80"
+	}
+	addr, err := resolve(host)
+	if err != nil {
+		return nil, fmt.Errorf("--url %s: %w", t.URL, err)
+	}
+	s := &server{url: t.URL, host: base.Host, address: addr, admin: t.Admin, org: t.Org, token: strings.TrimSpace(t.Token)}
+	if s.org == "" {
+		s.org = "bench-" + strings.ToLower(rand.Text()[:8])
+	}
+	if s.token != "" {
+		return s, nil
+	}
+	path := t.SecretFile
+	if path == "" {
+		path = filepath.Join(t.Data, "jwt.secret")
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("no secret to sign tokens with: %w; name the server's directory with --data, "+
+			"a file with --secret-file, or give a --token", err)
+	}
+	if s.secret = []byte(strings.TrimSpace(string(text))); len(s.secret) == 0 {
+		return nil, fmt.Errorf("%s is empty: name another with --secret-file", path)
+	}
+	return s, nil
+}
+
+// bearer gives a token for the claims: the one given, or one made.
+func (s *server) bearer(claims handlers.Claims) (string, error) {
+	if s.token != "" {
+		return s.token, nil
+	}
+	claims.Org, claims.Expires = s.org, time.Now().Add(tokenTTL)
+	return handlers.MintToken(s.secret, claims)
+}
+
+// resolve looks an address up once; readers connect to it by number.
+func resolve(hostport string) (netip.AddrPort, error) {
+	if addr, err := netip.ParseAddrPort(hostport); err == nil {
+		return addr, nil
+	}
+	found, err := lookup(hostport)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	if !found.IsValid() {
+		return netip.AddrPort{}, errors.New("no address was found")
+	}
+	return netip.AddrPortFrom(found.Addr().Unmap(), found.Port()), nil
+}

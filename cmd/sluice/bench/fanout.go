@@ -1,0 +1,220 @@
+package bench
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"time"
+)
+
+// Fanout is `sluice bench fanout`.
+type Fanout struct {
+	target
+	Subscribers int           `default:"1000" help:"Connections that read."`
+	Rate        int           `default:"20" help:"Messages a second; 0: as fast as they are acknowledged."`
+	Duration    time.Duration `default:"10s" help:"Of the load on each of the two."`
+	Publishers  int           `default:"1" help:"That publish at once."`
+	Batch       int           `default:"1" help:"Events of one request."`
+	Sharing     int           `default:"0" help:"Give every reader a filter of its own, and each message to so many of them. 0: everybody reads everything."`
+	NoFloor     bool          `name:"no-floor" help:"Measure the server alone."`
+}
+
+// Help shows examples.
+func (Fanout) Help() string {
+	return `Start a server first, without limits for one user:
+  sluice serve --max-streams-per-user 0 --max-streams-per-org 0
+
+Examples:
+  sluice bench fanout                                       1,000 readers, 20 messages/s
+  sluice bench fanout --rate 0 --publishers 4 --batch 100   as much as goes
+  sluice bench fanout --sharing 10                          1,000 filters, ten readers a message
+  sluice bench fanout --sharing 10 --subscribers 10         what those ten cost alone`
+}
+
+// outcome is what one of the two did.
+type outcome struct {
+	Name            string
+	Messages        int64
+	Deliveries      int64
+	Seconds         float64
+	P50, P99, Most  time.Duration
+	CPU             time.Duration
+	Lost, Repeated  int64
+	KiBPerConn      float64
+	AckP50, AckP99  time.Duration
+	MicrosecondsCPU float64 // a delivery
+}
+
+// Run measures and prints.
+func (f *Fanout) Run(ctx context.Context) error {
+	from, err := f.aim()
+	if err != nil {
+		return err
+	}
+	if err := raiseDescriptors(f.Subscribers); err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, machine(f.Data))
+	l := &load{readers: f.Subscribers, rate: f.Rate, duration: f.Duration, sharing: f.Sharing}
+	served, err := f.measureServer(ctx, from, l)
+	if err != nil {
+		return err
+	}
+	outcomes := []outcome{served}
+	if !f.NoFloor {
+		least, err := f.measureFloor(ctx, l)
+		if err != nil {
+			return err
+		}
+		outcomes = append(outcomes, least)
+	}
+	if f.JSON {
+		return json.NewEncoder(os.Stdout).Encode(outcomes)
+	}
+	for _, o := range outcomes {
+		fmt.Printf("%-6s  %9.0f deliveries/s  latency p50 %s p99 %s max %s  CPU %.2f µs/delivery  %.2f KiB/connection  %d lost, %d twice\n",
+			o.Name, float64(o.Deliveries)/o.Seconds, o.P50, o.P99, o.Most, o.MicrosecondsCPU, o.KiBPerConn, o.Lost, o.Repeated)
+	}
+	fmt.Printf("server  published %.0f events/s, acknowledged in p50 %s p99 %s; CPU %.1f µs/message\n",
+		float64(served.Messages)/served.Seconds, served.AckP50, served.AckP99, float64(served.CPU.Microseconds())/float64(max(1, served.Messages)))
+	if len(outcomes) == 2 {
+		fmt.Printf("ratio   CPU a delivery %.2f  deliveries/s %.2f\n", served.MicrosecondsCPU/outcomes[1].MicrosecondsCPU,
+			float64(served.Deliveries)/served.Seconds/(float64(outcomes[1].Deliveries)/outcomes[1].Seconds))
+	}
+	return nil
+}
+
+func (f *Fanout) measureServer(ctx context.Context, from *server, l *load) (o outcome, err error) {
+	before, err := from.usage()
+	if err != nil {
+		return o, err
+	}
+	rs, err := newReaders()
+	if err != nil {
+		return o, err
+	}
+	defer rs.close()
+	if err := rs.open(ctx, from, l); err != nil {
+		return o, err
+	}
+	connected, err := from.usage()
+	if err != nil {
+		return o, err
+	}
+	started := time.Now()
+	published, err := from.publish(ctx, l, f.Publishers, f.Batch)
+	if err != nil {
+		return o, err
+	}
+	each := int64(l.readers)
+	if l.sharing > 0 {
+		each = min(each, int64(l.sharing))
+	}
+	err = rs.wait(ctx, 10*time.Second, func() bool { return rs.delivered() >= published.events*each }, func() error {
+		return fmt.Errorf("%d of %d deliveries arrived", rs.delivered(), published.events*each)
+	})
+	if err != nil {
+		return o, err
+	}
+	o.Seconds = time.Since(started).Seconds()
+	after, err := from.usage()
+	o.Name, o.Messages, o.CPU = "server", published.events, after.cpu-connected.cpu
+	o.AckP50, o.AckP99 = published.acks.quantile(.5), published.acks.quantile(.99)
+	o.KiBPerConn = float64(connected.resident-before.resident) / 1024 / float64(max(1, l.readers))
+	o.take(rs)
+	return o, err
+}
+
+// take ends the readers and adds up what they have seen.
+func (o *outcome) take(rs *readers) {
+	rs.close()
+	var latency histogram
+	for _, one := range rs.loops {
+		latency.merge(&one.latency)
+	}
+	o.Deliveries = rs.delivered()
+	for _, r := range rs.all {
+		o.Lost += r.missing
+		o.Repeated += r.repeated
+	}
+	o.P50, o.P99, o.Most = latency.quantile(.5), latency.quantile(.99), latency.quantile(1)
+	o.MicrosecondsCPU = float64(o.CPU.Nanoseconds()) / 1000 / float64(max(1, o.Deliveries))
+}
+
+// floorSource is the floor's process as readers see it.
+type floorSource struct{ address netip.AddrPort }
+
+func (floorSource) name() string           { return "the floor" }
+func (f floorSource) addr() netip.AddrPort { return f.address }
+func (floorSource) request(int, *load) ([]byte, error) {
+	return []byte("GET / HTTP/1.1\r\nHost: floor\r\n\r\n"), nil
+}
+
+// measureFloor runs the same load against a bare loop of writes, in a process of its own.
+func (f *Fanout) measureFloor(ctx context.Context, l *load) (o outcome, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return o, err
+	}
+	child := exec.CommandContext(ctx, self, "bench", "floor", fmt.Sprintf("--subscribers=%d", l.readers),
+		fmt.Sprintf("--rate=%d", l.rate), fmt.Sprintf("--duration=%s", l.duration), fmt.Sprintf("--sharing=%d", l.sharing))
+	child.Stderr = os.Stderr
+	in, err := child.StdinPipe()
+	if err != nil {
+		return o, err
+	}
+	out, err := child.StdoutPipe()
+	if err != nil {
+		return o, err
+	}
+	if err := child.Start(); err != nil {
+		return o, err
+	}
+	defer func() {
+		in.Close()
+		_ = child.Process.Kill()
+		_ = child.Wait()
+	}()
+	said := bufio.NewScanner(out)
+	said.Scan()
+	address, err := netip.ParseAddrPort(said.Text())
+	if err != nil {
+		return o, fmt.Errorf("the floor did not start: %w", err)
+	}
+	rs, err := newReaders()
+	if err != nil {
+		return o, err
+	}
+	defer rs.close()
+	if err := rs.open(ctx, floorSource{address}, &load{readers: l.readers, rate: l.rate}); err != nil {
+		return o, err
+	}
+	started := time.Now()
+	if _, err := io.WriteString(in, "go\n"); err != nil {
+		return o, err
+	}
+	var result floorResult
+	if !said.Scan() {
+		return o, errors.New("the floor ended early")
+	}
+	if err := json.Unmarshal(said.Bytes(), &result); err != nil {
+		return o, err
+	}
+	err = rs.wait(ctx, 10*time.Second, func() bool { return rs.delivered() >= result.Deliveries }, func() error {
+		return fmt.Errorf("%d of the floor's %d deliveries arrived", rs.delivered(), result.Deliveries)
+	})
+	o.Seconds = time.Since(started).Seconds()
+	o.Name, o.CPU = "floor", result.CPU
+	o.KiBPerConn = float64(result.IdleKiB-result.BareKiB) / float64(max(1, l.readers))
+	o.take(rs)
+	if l.sharing > 0 {
+		o.Lost = 0 // the floor's cursors are common to all; a reader has a few of them
+	}
+	return o, err
+}

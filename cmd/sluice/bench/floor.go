@@ -1,0 +1,140 @@
+package bench
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Floor is the least that delivering can cost on this machine: a loop of bare write(2) over sockets that somebody
+// else has accepted. It is a process of its own, so that its CPU time and memory are its own.
+type Floor struct {
+	Subscribers int           `default:"1000"`
+	Rate        int           `default:"20"`
+	Duration    time.Duration `default:"10s"`
+	Sharing     int
+}
+
+// floorResult is what the floor says of itself at its end.
+type floorResult struct {
+	Deliveries int64
+	CPU        time.Duration
+	IdleKiB    int // resident memory before the first message
+	BareKiB    int // and before the first connection
+}
+
+// Run prints its address, serves, and prints its result as JSON when it is done.
+func (f *Floor) Run() error {
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	result := floorResult{BareKiB: resident()}
+	fmt.Println(listener.Addr())
+	var sockets []int
+	var conns []net.Conn
+	for range f.Subscribers {
+		conn, err := listener.Accept()
+		if err != nil {
+			return err
+		}
+		request := bufio.NewReaderSize(conn, 4096)
+		for {
+			line, err := request.ReadString('\n')
+			if err != nil {
+				return err
+			}
+			if line == "\r\n" {
+				break
+			}
+		}
+		raw, err := conn.(*net.TCPConn).SyscallConn()
+		if err == nil {
+			err = raw.Control(func(fd uintptr) { sockets = append(sockets, int(fd)) })
+		}
+		if err != nil {
+			return err
+		}
+		conns = append(conns, conn)
+		fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: ack\nid: floor-0\ndata: {}\n\n")
+	}
+	result.IdleKiB = resident()
+	fmt.Println("connected")
+	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
+		return err
+	}
+	before := cpuTime()
+	result.Deliveries = f.deliver(sockets)
+	result.CPU = cpuTime() - before
+	for _, conn := range conns {
+		conn.Close()
+	}
+	return json.NewEncoder(os.Stdout).Encode(result)
+}
+
+// deliver writes each message to every socket: by the clock, or as fast as it goes, a hundred events a write.
+func (f *Floor) deliver(sockets []int) (deliveries int64) {
+	events := 1
+	if f.Rate == 0 {
+		events = 100
+	}
+	started := time.Now()
+	for n, seq := 0, int64(0); time.Since(started) < f.Duration; n++ {
+		if f.Rate > 0 {
+			time.Sleep(time.Until(started.Add(time.Duration(n) * time.Second / time.Duration(f.Rate))))
+		}
+		var message strings.Builder
+		for range events {
+			seq++
+			// As long as an event of the server's: the kernel copies the same bytes.
+			fmt.Fprintf(&message, "event: finance\nid: floor00000-%d\ndata: {\"id\":\"01a20d86-7184-75d6-84c5-b24c0f91521c\",\"cursor\":\"floor00000-%d\",\"orgId\":\"1\",\"service\":\"finance\",\"type\":\"expense_added\",\"propertyId\":\"7\",\"time\":\"2026-01-01T00:00:00.000Z\",\"data\":{\"t\":%d}}\n\n",
+				seq, seq, time.Now().UnixNano())
+		}
+		bytes := []byte(message.String())
+		to := sockets
+		if f.Sharing > 0 {
+			first := n * f.Sharing % len(sockets)
+			to = sockets[first:min(first+f.Sharing, len(sockets))]
+		}
+		for _, fd := range to {
+			for rest := bytes; len(rest) > 0; {
+				n, err := syscall.Write(fd, rest)
+				if err == syscall.EAGAIN {
+					_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, 1000)
+				} else if err != nil && err != syscall.EINTR {
+					break
+				}
+				rest = rest[max(n, 0):]
+			}
+			deliveries += int64(events)
+		}
+	}
+	return deliveries
+}
+
+// cpuTime is what this process has used, in user and system mode.
+func cpuTime() time.Duration {
+	var usage syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage) // it cannot fail for ourselves
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// resident is this process's memory in KiB.
+func resident() int {
+	text, _ := os.ReadFile("/proc/self/status")
+	for line := range strings.Lines(string(text)) {
+		if value, found := strings.CutPrefix(line, "VmRSS:"); found {
+			kib := 0
+			_, _ = fmt.Sscan(value, &kib)
+			return kib
+		}
+	}
+	return 0
+}
