@@ -66,7 +66,6 @@ func (f *Floor) Run() error {
 		fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: ack\nid: floor-0\ndata: {}\n\n")
 	}
 	result.IdleKiB = resident()
-	fmt.Println("connected")
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
 		return err
 	}
