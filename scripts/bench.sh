@@ -34,7 +34,7 @@ bench() {
 }
 
 bench fanout --duration 20s
-bench fanout --rate 0 --publishers 4 --batch 100 --duration 10s
+bench fanout --rate 0 --publishers 4 --batch 100 --duration 5s
 bench fanout --sharing 10 --duration 20s
 bench fanout --sharing 10 --subscribers 10 --duration 20s --no-floor
 bench publish --publishers 64

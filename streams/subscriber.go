@@ -101,10 +101,15 @@ func (s *Subscriber) offer(p Payload) bool {
 	t := s.tail
 	s.quiet = t.hub.nextPing()
 	t.hub.metrics.bytes(s.sink.Transport()).Add(float64(len(p.Raw())))
+	return s.give(p)
+}
+
+// give is offer without what a round does once for a whole group.
+func (s *Subscriber) give(p Payload) bool {
 	if s.sink.Offer(p) {
 		return true
 	}
-	t.hub.metrics.Blocked.Inc()
+	s.tail.hub.metrics.Blocked.Inc()
 	s.state = blocked
 	return false
 }

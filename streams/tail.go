@@ -312,9 +312,12 @@ func (t *tail) deliverGroup(g *group) {
 		transport := g.live[0].sink.Transport()
 		t.hub.metrics.delivered(all[i].entries, transport, len(g.live))
 		t.delivered += int64(len(all[i].entries) * len(g.live))
+		t.hub.metrics.bytes(transport).Add(float64(len(all[i].bytes.Raw()) * len(g.live)))
+		quiet := t.hub.nextPing()
 		for at := len(g.live) - 1; at >= 0; at-- {
 			s := g.live[at]
-			if s.offer(all[i].bytes) {
+			s.quiet = quiet
+			if s.give(all[i].bytes) {
 				continue
 			}
 			g.exit(s) // fills its place with one that was served already

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -72,10 +73,15 @@ func (f *Floor) Run() error {
 	before := cpuTime()
 	result.Deliveries = f.deliver(sockets)
 	result.CPU = cpuTime() - before
+	if err := json.NewEncoder(os.Stdout).Encode(result); err != nil {
+		return err
+	}
+	// The readers may have a lot to read yet; whoever started us closes our input when they have.
+	_, err = io.Copy(io.Discard, os.Stdin)
 	for _, conn := range conns {
 		conn.Close()
 	}
-	return json.NewEncoder(os.Stdout).Encode(result)
+	return err
 }
 
 // deliver writes each message to every socket: by the clock, or as fast as it goes, a hundred events a write.
