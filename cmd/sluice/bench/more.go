@@ -20,7 +20,7 @@ func (Idle) Help() string {
 }
 
 // Run connects, waits, leaves and waits, and prints the server's memory at each point. A thousand readers come and go
-// first: what the server keeps for ever once it has served anybody is not a connection's cost.
+// first, and some seconds of publishing: what a server keeps once it has worked at all is not a connection's cost.
 func (c *Idle) Run(ctx context.Context) error {
 	from, err := c.aim()
 	if err != nil {
@@ -47,6 +47,9 @@ func (c *Idle) Run(ctx context.Context) error {
 		time.Sleep(c.Settle)
 		empty, err := from.usage()
 		return full.resident, empty.resident, err
+	}
+	if _, err := from.publish(ctx, &load{duration: 3 * time.Second}, 4, 10); err != nil {
+		return err
 	}
 	_, before, err := memory(1000)
 	if err != nil {
