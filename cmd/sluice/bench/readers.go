@@ -55,7 +55,7 @@ type loop struct {
 	mu    sync.Mutex
 	conns []*reader // guarded by mu; epoll tells the index
 
-	delivered, bytes atomic.Int64
+	delivered atomic.Int64
 
 	latency histogram // owned by the loop until it has ended
 	now     time.Time // of the read under way
@@ -149,13 +149,6 @@ func (rs *readers) delivered() (n int64) {
 	return n
 }
 
-func (rs *readers) bytes() (n int64) {
-	for _, l := range rs.loops {
-		n += l.bytes.Load()
-	}
-	return n
-}
-
 // close ends the loops and closes the connections; afterwards the readers are the caller's to look at.
 func (rs *readers) close() {
 	if rs.closing.Swap(true) {
@@ -235,7 +228,6 @@ func (l *loop) read(r *reader, buffer []byte, visit func(*frame)) {
 	}
 	l.now, l.current, l.events, l.err = time.Now(), r, 0, nil
 	err = r.response.feed(buffer[:n], visit)
-	l.bytes.Add(int64(n))
 	if l.events > 0 {
 		l.delivered.Add(l.events)
 		r.lastReceived = l.now
