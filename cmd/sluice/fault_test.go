@@ -8,12 +8,10 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,125 +20,19 @@ import (
 	"sluice/store/localpg/pgtest"
 )
 
-// link is a Unix socket in front of Postgres that can swallow what passes, or cut it.
-type link struct {
-	url string
-
-	mu    sync.Mutex
-	conns map[*linked]bool // guarded by mu
-}
-
-type linked struct {
-	client, server net.Conn
-	listening      bool          // guarded by link.mu: a LISTEN has passed
-	swallowing     chan struct{} // closed once nothing passes any more
-	once           sync.Once
-}
-
-// newLink stands in front of the database of a connection text.
-func newLink(t *testing.T, database string) *link {
-	t.Helper()
-	config, err := pq.NewConfig(database)
-	if err != nil {
-		t.Fatal(err)
-	}
-	target := filepath.Join(config.Host, fmt.Sprintf(".s.PGSQL.%d", config.Port))
-	dir := shortDir(t)
-	listener, err := net.Listen("unix", filepath.Join(dir, ".s.PGSQL.5432"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &link{
-		url:   fmt.Sprintf("host=%s port=5432 user=%s dbname=%s sslmode=disable", dir, config.User, config.Database),
-		conns: map[*linked]bool{},
-	}
-	t.Cleanup(func() {
-		listener.Close()
-		l.cut()
-	})
-	go func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			server, err := net.Dial("unix", target)
-			if err != nil {
-				client.Close()
-				continue
-			}
-			one := &linked{client: client, server: server, swallowing: make(chan struct{})}
-			l.mu.Lock()
-			l.conns[one] = true
-			l.mu.Unlock()
-			go l.pass(one, server, client, true)
-			go l.pass(one, client, server, false)
-		}
-	}()
-	return l
-}
-
-func (l *link) pass(one *linked, to, from net.Conn, requests bool) {
-	defer to.Close()
-	defer from.Close()
-	buffer := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buffer)
-		if err != nil {
-			return
-		}
-		if requests && bytes.Contains(buffer[:n], []byte("LISTEN")) {
-			l.mu.Lock()
-			one.listening = true
-			l.mu.Unlock()
-		}
-		select {
-		case <-one.swallowing:
-			continue // the bytes are read, so that nobody sees an error, and go nowhere
-		default:
-		}
-		if _, err := to.Write(buffer[:n]); err != nil {
-			return
-		}
-	}
-}
-
-// swallow makes the LISTEN connections of now silent, without a word to either end, and returns how many there were.
-func (l *link) swallow() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	n := 0
-	for one := range l.conns {
-		if one.listening {
-			one.once.Do(func() { close(one.swallowing); n++ })
-		}
-	}
-	return n
-}
-
-func (l *link) cut() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for one := range l.conns {
-		one.client.Close()
-		one.server.Close()
-		delete(l.conns, one)
-	}
-}
-
 // TestListenSwallowed makes the LISTEN connection silent without a reset. Events arrive all the same, and a new
 // connection takes its place.
 func TestListenSwallowed(t *testing.T) {
 	database := pgtest.Database(t)
-	l := newLink(t, database)
-	a := serve(t, "--database-url="+l.url)
+	l := pgtest.NewLink(t, database)
+	a := serve(t, "--database-url="+l.URL)
 	b := serve(t, "--database-url="+database)
 	all := admin(t, "1")
 	s := a.open(transports()[0], all, "", "")
 	s.wait("ack")
 	b.mustPublish(all, event("before", ""))
 	s.events(1)
-	if n := l.swallow(); n != 1 {
+	if n := l.Swallow(); n != 1 {
 		t.Fatalf("%d LISTEN connections, not one", n)
 	}
 	started := time.Now()
@@ -157,15 +49,15 @@ func TestListenSwallowed(t *testing.T) {
 
 // TestConnectionsCut cuts every connection to Postgres, again and again, while events are published.
 func TestConnectionsCut(t *testing.T) {
-	l := newLink(t, pgtest.Database(t))
-	p := serve(t, "--database-url="+l.url)
+	l := pgtest.NewLink(t, pgtest.Database(t))
+	p := serve(t, "--database-url="+l.URL)
 	all := admin(t, "1")
 	s := p.open(transports()[0], all, "", "")
 	s.wait("ack")
 	publishing := publishAll(p, all, 4)
 	for range 10 {
 		publishing.reach(t, 20)
-		l.cut()
+		l.Cut()
 	}
 	publishing.reach(t, 20)
 	acked := publishing.end()
