@@ -26,12 +26,12 @@ type floor struct {
 var floors = map[string]floor{
 	"cmd/sluice":           {imports: []string{"*"}, http: true, sql: true, routines: []string{"*"}},
 	"cmd/sluice/bench":     {imports: []string{"*"}, http: true, routines: []string{"*"}},
-	"handlers":             {imports: []string{"streams", "store", "static"}, http: true, routines: []string{"socket*.go", "writer*.go", "hangups*.go"}},
+	"handlers":             {imports: []string{"streams", "store", "static"}, http: true, routines: []string{"socket*.go", "writer*.go"}},
 	"static":               {http: true},
 	"streams":              {imports: []string{"store"}, routines: []string{"*"}},
 	"store":                {imports: []string{"migrations"}, sql: true},
 	"store/localpg":        {routines: []string{"*"}},
-	"store/localpg/pgtest": {imports: []string{"migrations", "store/localpg"}, sql: true},
+	"store/localpg/pgtest": {imports: []string{"migrations", "store/localpg"}, sql: true, routines: []string{"link.go"}},
 	"migrations":           {sql: true},
 }
 

@@ -90,7 +90,11 @@ func openDoor(t testing.TB, changes ...func(*door)) *door {
 	for _, change := range changes {
 		change(d)
 	}
-	listening := httptest.NewServer(d.server.Routes())
+	routes, err := d.server.Routes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	listening := httptest.NewServer(routes)
 	t.Cleanup(func() {
 		listening.Close()
 		d.server.Close()

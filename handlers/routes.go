@@ -38,14 +38,18 @@ type Server struct {
 	WriteTimeout   time.Duration // of a reader without progress
 	Version        string
 
-	hangups     *hangups
+	sockets     *sockets
 	probes      singleflight.Group // of readiness
 	bodyTimeout time.Duration      // for a whole body; set by Routes
 }
 
-// Routes is the public listener.
-func (s *Server) Routes() http.Handler {
-	s.hangups, s.bodyTimeout = newHangups(), bodyTimeout
+// Routes is the public listener. Close ends what it has started.
+func (s *Server) Routes() (http.Handler, error) {
+	var err error
+	if s.sockets, err = newSockets(); err != nil {
+		return nil, err
+	}
+	s.bodyTimeout = bodyTimeout
 	router := chi.NewRouter()
 	router.Use(s.identify, s.recoverPanics)
 	if s.Dev {
@@ -72,7 +76,7 @@ func (s *Server) Routes() http.Handler {
 		router.Get("/", s.serve(s.page))
 		router.Get("/static/{file}", s.serve(s.asset))
 	}
-	return router
+	return router, nil
 }
 
 func (s *Server) notFound(http.ResponseWriter, *http.Request) error {
@@ -92,7 +96,7 @@ func (s *Server) notAllowed(routes chi.Routes) handler {
 }
 
 // Close ends what Routes has started; no stream may be open any more.
-func (s *Server) Close() { s.hangups.close() }
+func (s *Server) Close() { s.sockets.close() }
 
 // AdminRoutes is the admin listener: figures for Prometheus, and profiles for whoever sits on this machine.
 func (s *Server) AdminRoutes() http.Handler {

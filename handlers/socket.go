@@ -3,7 +3,6 @@ package handlers
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -16,26 +15,25 @@ import (
 
 const (
 	sendBuffer   = 64 << 10         // of the kernel, a stream
-	writePiece   = 16 << 10         // of a blocked sink's rest; each piece has its own time
 	deadPeer     = 45 * time.Second // TCP_USER_TIMEOUT
 	lastChunk    = "0\r\n\r\n"
 	headersBytes = 1 << 10
 )
 
-// socketSink owns an HTTP/1.1 connection in clear text. It writes at once what the kernel takes, and needs a goroutine
-// only while that is less than it was offered.
+// socketSink owns an HTTP/1.1 connection in clear text. It writes at once what the kernel takes; the rest waits, without
+// a goroutine, until the kernel takes more.
 type socketSink struct {
-	conn    *net.TCPConn
 	fd      int
 	chunked bool
 	timeout time.Duration // without progress
-	hangups *hangups
+	sockets *sockets
 	owner   streams.Owner
 
 	mu     sync.Mutex
-	rest   []byte // guarded by mu: what a goroutine is writing; nil: not blocked
-	ending bool   // guarded by mu: after rest
-	closed bool   // guarded by mu: fd is not ours any more
+	rest   []byte      // guarded by mu: what the kernel has not taken yet; nil: not blocked
+	stall  *time.Timer // guarded by mu: ends a sink that makes no progress; nil: not blocked
+	ending bool        // guarded by mu: after rest
+	closed bool        // guarded by mu: fd is not ours any more
 }
 
 // hijack takes the connection from net/http and answers with the headers and the first bytes of the body. Nothing of
@@ -70,39 +68,27 @@ func (s *Server) hijack(w http.ResponseWriter, r *http.Request, first []byte) (*
 		hijacked.Close()
 		return nil, fmt.Errorf("the connection is a %T", hijacked)
 	}
-	sink := &socketSink{conn: conn, chunked: chunked, timeout: s.WriteTimeout, hangups: s.hangups}
-	if err := sink.begin(head.String()); err != nil {
+	if err := errors.Join(conn.SetDeadline(time.Time{}), conn.SetWriteBuffer(sendBuffer)); err != nil {
 		conn.Close()
 		return nil, http.ErrAbortHandler // the client is gone; there is nobody to tell
 	}
+	fd, err := s.sockets.adopt(conn)
+	if err != nil {
+		return nil, fmt.Errorf("take the connection over: %w", err)
+	}
+	sink := &socketSink{fd: fd, chunked: chunked, timeout: s.WriteTimeout, sockets: s.sockets}
+	// The head fits into any send buffer that is still empty.
+	if sink.write([]byte(head.String())) != head.Len() {
+		sink.close(false)
+		return nil, http.ErrAbortHandler
+	}
 	return sink, nil
-}
-
-// begin sets the socket up and writes the head, which fits into any send buffer.
-func (s *socketSink) begin(head string) error {
-	raw, err := s.conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	err = errors.Join(s.conn.SetDeadline(time.Time{}), s.conn.SetWriteBuffer(sendBuffer),
-		raw.Control(func(fd uintptr) {
-			s.fd = int(fd)
-			setUserTimeout(s.fd, deadPeer)
-		}))
-	if err != nil {
-		return err
-	}
-	if err := s.conn.SetWriteDeadline(time.Now().Add(s.timeout)); err != nil {
-		return err
-	}
-	_, err = io.WriteString(s.conn, head)
-	return errors.Join(err, s.conn.SetWriteDeadline(time.Time{}))
 }
 
 // Start implements streams.Sink.
 func (s *socketSink) Start(owner streams.Owner) {
 	s.owner = owner
-	s.hangups.watch(s)
+	s.sockets.watch(s)
 }
 
 // Transport implements streams.Sink.
@@ -124,11 +110,12 @@ func (s *socketSink) Offer(p streams.Payload) bool {
 		return true
 	}
 	s.rest = bytes[n:]
-	go s.finish()
+	s.stall = time.AfterFunc(s.timeout, s.gone)
+	s.sockets.await(s, true)
 	return false
 }
 
-// write gives the kernel what it takes at once. An error is left to whoever finishes the rest, who meets it again. The
+// write gives the kernel what it takes at once. An error takes nothing: the poller reports it, too. The
 // caller holds mu, and closing needs mu: the descriptor is ours.
 func (s *socketSink) write(bytes []byte) (n int) {
 	for {
@@ -140,31 +127,35 @@ func (s *socketSink) write(bytes []byte) (n int) {
 	}
 }
 
-// finish writes the rest as the reader takes it, and gives the reader up when it takes nothing for too long.
-func (s *socketSink) finish() {
+// resume goes on writing the rest now that the kernel takes more, and tells the owner when it is out.
+func (s *socketSink) resume() {
 	s.mu.Lock()
-	rest := s.rest
-	s.mu.Unlock()
-	for len(rest) > 0 {
-		_ = s.conn.SetWriteDeadline(time.Now().Add(s.timeout))
-		n, err := s.conn.Write(rest[:min(len(rest), writePiece)])
-		rest = rest[n:]
-		if err != nil {
-			s.gone()
-			return
-		}
-	}
-	s.mu.Lock()
-	s.rest = nil
-	ending := s.ending
-	s.mu.Unlock()
-	if ending {
-		if s.close(true) {
-			s.owner.Gone()
-		}
+	if s.closed || s.rest == nil {
+		s.mu.Unlock()
 		return
 	}
-	s.owner.Ready()
+	n := s.write(s.rest)
+	s.rest = s.rest[n:]
+	if len(s.rest) > 0 {
+		if n > 0 {
+			s.stall.Reset(s.timeout)
+		}
+		s.sockets.await(s, true)
+		s.mu.Unlock()
+		return
+	}
+	s.stall.Stop()
+	s.rest, s.stall = nil, nil
+	ending := s.ending
+	if !ending {
+		s.sockets.await(s, false)
+	}
+	s.mu.Unlock()
+	if !ending {
+		s.owner.Ready()
+	} else if s.close(true) {
+		s.owner.Gone()
+	}
 }
 
 // End implements streams.Sink. Gone is called from a goroutine of its own, for the caller holds its tail's lock.
@@ -201,8 +192,9 @@ func (s *socketSink) close(orderly bool) bool {
 	if orderly && s.chunked {
 		s.write([]byte(lastChunk))
 	}
-	s.hangups.forget(s)
-	_ = s.conn.CloseWrite()
-	_ = s.conn.Close()
+	if s.stall != nil {
+		s.stall.Stop()
+	}
+	s.sockets.release(s)
 	return true
 }

@@ -93,7 +93,18 @@ func (h *Hub) Full(org string) error {
 	if h.drains.Load() {
 		return ErrHubDrains
 	}
-	if h.options.MaxStreamsPerOrg > 0 && h.Stats(org).Streams >= h.options.MaxStreamsPerOrg {
+	if h.options.MaxStreamsPerOrg == 0 {
+		return nil
+	}
+	h.mu.Lock()
+	t := h.tails[org]
+	h.mu.Unlock()
+	if t == nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.subscribers) >= h.options.MaxStreamsPerOrg {
 		h.metrics.Errors.WithLabelValues(errorLimit).Inc()
 		return ErrOrgLimit
 	}
@@ -106,16 +117,13 @@ func (h *Hub) Subscribe(sub *Subscription) {
 	s := &Subscriber{
 		sink: sub.Sink, start: sub, expiry: sub.Expires.Unix(), quiet: h.nextPing(),
 	}
-	oldest := h.enlist(s, sub)
-	t := h.join(s, sub)
-	sub.Sink.Start(s)
+	t, oldest := h.join(s, sub)
 	t.mu.Lock()
 	if s.state != ended {
 		t.arrive(s)
 		t.work()
 	}
 	t.mu.Unlock()
-	h.metrics.Streams.WithLabelValues(sub.Sink.Transport()).Inc()
 	if oldest != nil {
 		h.metrics.Errors.WithLabelValues(errorLimit).Inc()
 		oldest.tail.mu.Lock()
@@ -128,13 +136,11 @@ func (h *Hub) Subscribe(sub *Subscription) {
 	}
 }
 
-// enlist counts the stream among its user's, and names the one that has to yield.
+// enlist counts the stream among its user's, and names the one that has to yield. The caller holds mu.
 func (h *Hub) enlist(s *Subscriber, sub *Subscription) (oldest *Subscriber) {
 	if h.options.MaxStreamsPerUser == 0 {
 		return nil
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	key := [2]string{sub.Org, sub.User}
 	user := h.users[key]
 	if user == nil {
@@ -165,11 +171,13 @@ func (h *Hub) left(s *Subscriber) {
 	}
 }
 
-// join puts the subscriber into the org's tail. A tail leaves the hub under both locks, so it is not left meanwhile.
-func (h *Hub) join(s *Subscriber, sub *Subscription) *tail {
+// join puts the subscriber into the org's tail and among its user's streams, and names the one that has to yield. A tail
+// leaves the hub under both locks, so it is not left meanwhile. The sink knows its owner before anybody else can find
+// the subscriber and end it.
+func (h *Hub) join(s *Subscriber, sub *Subscription) (t *tail, oldest *Subscriber) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	t := h.tails[sub.Org]
+	t = h.tails[sub.Org]
 	if t == nil {
 		t = &tail{hub: h, org: sub.Org}
 		h.tails[sub.Org] = t
@@ -179,7 +187,9 @@ func (h *Hub) join(s *Subscriber, sub *Subscription) *tail {
 	s.tail, s.at, s.state, s.since = t, len(t.subscribers), arriving, time.Now()
 	t.subscribers = append(t.subscribers, s)
 	s.group = t.groups.join(sub.Filter, sub.Encoder)
-	return t
+	h.metrics.Streams.WithLabelValues(sub.Sink.Transport()).Inc()
+	sub.Sink.Start(s)
+	return t, h.enlist(s, sub)
 }
 
 func (h *Hub) all() []*tail {

@@ -266,11 +266,15 @@ func (i *instance) door(catalogue *store.Catalogue, registry *prometheus.Registr
 			{Name: "catalogue", Run: func(ctx context.Context) error { return sameCatalogue(ctx, i.events, catalogue) }},
 		},
 	}
+	routes, err := server.Routes()
+	if err != nil {
+		return err
+	}
 	i.onClose(server.Close)
 	i.onClose(i.hub.Close) // before the server's own: no stream may be open then
 	errors := slog.NewLogLogger(i.log.Handler(), slog.LevelDebug)
 	i.public = &http.Server{
-		Handler: server.Routes(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
+		Handler: routes, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: headerLimit, ErrorLog: errors, Protocols: new(http.Protocols),
 	}
 	i.public.Protocols.SetHTTP1(true)

@@ -1,0 +1,138 @@
+package handlers
+
+import (
+	"net"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// sockets waits for all sockets of this process that sinks own: for peers that have closed, and, where a sink is
+// blocked, for room to write. It owns one epoll and one goroutine for all of them; the epoll itself is waited for by
+// Go's own poller, so no thread is held.
+//
+// The sockets are taken out of Go's poller: what it keeps for each of them, some 500 bytes, is never given back, and
+// would stay for ever after a storm of connections.
+type sockets struct {
+	file *os.File
+	raw  syscall.RawConn
+	fd   int
+	done sync.WaitGroup
+
+	mu    sync.Mutex
+	sinks map[int32]*socketSink // guarded by mu; by descriptor
+}
+
+func newSockets() (*sockets, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		_ = unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	s := &sockets{fd: fd, file: os.NewFile(uintptr(fd), "epoll"), sinks: map[int32]*socketSink{}}
+	if s.raw, err = s.file.SyscallConn(); err != nil {
+		_ = s.file.Close()
+		return nil, err
+	}
+	s.done.Add(1)
+	go s.run()
+	return s, nil
+}
+
+// adopt takes a connection away from package net: what is left of it is a descriptor that does not block.
+func (s *sockets) adopt(conn *net.TCPConn) (fd int, err error) {
+	defer conn.Close()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var failed error
+	err = raw.Control(func(old uintptr) { fd, failed = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) })
+	if err == nil {
+		err = os.NewSyscallError("fcntl", failed)
+	}
+	if err == nil {
+		// The kernel gives up sooner than by itself on a peer that vanished without a word.
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deadPeer.Milliseconds()))
+	}
+	return fd, err
+}
+
+// watch begins to wait for the sink's peer to close. The caller must not hold the sink's lock.
+func (s *sockets) watch(sink *socketSink) {
+	sink.mu.Lock()
+	defer sink.mu.Unlock()
+	if sink.closed {
+		return
+	}
+	s.mu.Lock()
+	s.sinks[int32(sink.fd)] = sink
+	s.mu.Unlock()
+	// Each event comes once and is asked for again: several goroutines never work on one sink.
+	event := unix.EpollEvent{Events: unix.EPOLLRDHUP | unix.EPOLLONESHOT, Fd: int32(sink.fd)}
+	if sink.rest != nil {
+		event.Events |= unix.EPOLLOUT
+	}
+	_ = unix.EpollCtl(s.fd, unix.EPOLL_CTL_ADD, sink.fd, &event)
+}
+
+// await has the sink told, once, when its socket can be written to; without writable, only when its peer has closed.
+// The caller holds the sink's lock.
+func (s *sockets) await(sink *socketSink, writable bool) {
+	event := unix.EpollEvent{Events: unix.EPOLLRDHUP | unix.EPOLLONESHOT, Fd: int32(sink.fd)}
+	if writable {
+		event.Events |= unix.EPOLLOUT
+	}
+	_ = unix.EpollCtl(s.fd, unix.EPOLL_CTL_MOD, sink.fd, &event)
+}
+
+// release closes the sink's descriptor; the caller holds the sink's lock.
+func (s *sockets) release(sink *socketSink) {
+	s.mu.Lock()
+	delete(s.sinks, int32(sink.fd))
+	if len(s.sinks) == 0 {
+		s.sinks = map[int32]*socketSink{} // a map keeps the room of its most crowded moment
+	}
+	s.mu.Unlock()
+	_ = unix.Shutdown(sink.fd, unix.SHUT_WR)
+	_ = unix.Close(sink.fd) // which takes it out of the epoll, too
+}
+
+func (s *sockets) run() {
+	defer s.done.Done()
+	events := make([]unix.EpollEvent, 256)
+	for {
+		n := 0
+		err := s.raw.Read(func(fd uintptr) bool {
+			var err error
+			n, err = unix.EpollWait(int(fd), events, 0)
+			return n > 0 || err != nil && err != unix.EINTR
+		})
+		if err != nil {
+			return // closed
+		}
+		for _, event := range events[:max(n, 0)] {
+			s.mu.Lock()
+			sink := s.sinks[event.Fd]
+			s.mu.Unlock()
+			switch {
+			case sink == nil:
+			case event.Events&unix.EPOLLOUT != 0 && event.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) == 0:
+				// On a goroutine of its own: what the reader is given next is made under its tail's lock.
+				go sink.resume()
+			default:
+				go sink.gone()
+			}
+		}
+	}
+}
+
+func (s *sockets) close() {
+	_ = s.file.Close()
+	s.done.Wait()
+}
