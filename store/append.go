@@ -35,11 +35,11 @@ func (s *Store) append(ctx context.Context, items [][]Draft) ([][]Appended, erro
 
 	// The locks are a statement of their own, so that the next one has a snapshot taken under them: in one statement
 	// a duplicate committed while we waited would not be seen. Sorted, so that two batches never wait for each other.
-	var locked []string
-	if err := tx.SelectContext(ctx, &locked, lockSQL, pq.Array(orgs)); err != nil {
+	locked, err := s.lockLogs(ctx, tx, orgs)
+	if err != nil {
 		return nil, err
 	}
-	if len(locked) != len(orgs) {
+	if locked != len(orgs) {
 		s.known.Clear() // another incarnation; the retry offers the rows again
 		return nil, ErrUnavailable
 	}
@@ -65,7 +65,20 @@ func (s *Store) append(ctx context.Context, items [][]Draft) ([][]Appended, erro
 	return answer, nil
 }
 
-const lockSQL = `select org from sluice.logs where org = any($1) order by org for update`
+const lockSQL = `select from sluice.logs where org = any($1) order by org for update`
+
+// lockLogs locks the rows of sorted orgs until the transaction ends, and returns how many there were.
+func (s *Store) lockLogs(ctx context.Context, tx *sqlx.Tx, orgs []string) (locked int, err error) {
+	rows, err := s.lock.query(ctx, s.db, tx, pq.Array(orgs))
+	if err != nil {
+		return 0, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		locked++
+	}
+	return locked, rows.Err()
+}
 
 // orgsOf lists the orgs of a batch once, in the order in which they are locked.
 func orgsOf(items [][]Draft) []string {

@@ -47,9 +47,11 @@ func (s *Store) connector(text string, use connectorUse) (*connector, error) {
 //     when it is full.
 //   - jit: the price that enable_seqscan puts on the one-row tables would make Postgres compile every statement, which
 //     takes 100 ms and more.
+//   - plan_cache_mode: that price also keeps Postgres from ever taking a plan that it has; planning over all partitions anew
+//     for each batch takes longer than the insert.
 //   - the time-outs: a statement whose client is gone must not hold the row of an org for long.
-const sessionSettings = `set enable_seqscan = off; set jit = off; set lock_timeout = '8s'; set statement_timeout = '15s';
-	set idle_in_transaction_session_timeout = '15s'; set application_name = 'sluice'`
+const sessionSettings = `set enable_seqscan = off; set jit = off; set plan_cache_mode = force_generic_plan; set lock_timeout = '8s';
+	set statement_timeout = '15s'; set idle_in_transaction_session_timeout = '15s'; set application_name = 'sluice'`
 
 // Connect opens one connection and, where asked to, compares the incarnation before anybody uses it.
 func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {

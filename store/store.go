@@ -46,7 +46,7 @@ type Store struct {
 
 	probes probes
 
-	headsOf, idsOf, insert, page, polled *statement
+	lock, headsOf, idsOf, insert, page, polled *statement
 }
 
 // Open connects, brings the schema up to date or checks it, verifies the incarnation and makes the partitions of
@@ -98,7 +98,8 @@ func (s *Store) start(ctx context.Context) error {
 		to   **statement
 		text string
 	}{
-		{&s.headsOf, headsOfSQL}, {&s.idsOf, idsOfSQL}, {&s.insert, insertSQL}, {&s.page, pageSQL}, {&s.polled, polledSQL},
+		{&s.lock, lockSQL}, {&s.headsOf, headsOfSQL}, {&s.idsOf, idsOfSQL}, {&s.insert, insertSQL}, {&s.page, pageSQL},
+		{&s.polled, polledSQL},
 	} {
 		prepared, err := s.statement(ctx, one.text)
 		if err != nil {
