@@ -79,9 +79,10 @@ type AuthOptions struct {
 
 // Authenticator reads tokens. It is safe for concurrent use.
 type Authenticator struct {
-	options AuthOptions
-	parser  *jwt.Parser
-	flight  singleflight.Group
+	options  AuthOptions
+	parser   *jwt.Parser
+	verified *verifiedTokens
+	flight   singleflight.Group
 
 	mu    sync.Mutex
 	known map[[2]string]knownProperties // guarded by mu
@@ -104,7 +105,10 @@ func NewAuthenticator(options AuthOptions) *Authenticator {
 	if options.Audience != "" {
 		checks = append(checks, jwt.WithAudience(options.Audience))
 	}
-	return &Authenticator{options: options, parser: jwt.NewParser(checks...), known: map[[2]string]knownProperties{}}
+	return &Authenticator{
+		options: options, parser: jwt.NewParser(checks...), verified: newVerifiedTokens(jwt.NewValidator(checks...)),
+		known: map[[2]string]knownProperties{},
+	}
 }
 
 // Mint makes a token that this authenticator accepts.
@@ -160,8 +164,8 @@ func (a *Authenticator) Caller(r *http.Request) (*Caller, error) {
 	if text == "" {
 		return nil, problem(http.StatusUnauthorized, "a token is needed: Authorization: Bearer, or the cookie %s", tokenCookie)
 	}
-	var claims wireClaims
-	if _, err := a.parser.ParseWithClaims(text, &claims, func(*jwt.Token) (any, error) { return a.options.Secret, nil }); err != nil {
+	claims, err := a.claims(text)
+	if err != nil {
 		return nil, refusedToken(err)
 	}
 	if !label(string(claims.Sub)) || claims.Sub == "" || !label(string(claims.Org)) || claims.Org == "" {
@@ -172,7 +176,7 @@ func (a *Authenticator) Caller(r *http.Request) (*Caller, error) {
 		Services: claims.Services, Scopes: strings.Fields(claims.Scope), DisplayName: claims.DisplayName,
 		Expires: claims.ExpiresAt.Time, ByCookie: byCookie,
 	}
-	for _, id := range claims.Properties {
+	for _, id := range claims.Properties { // a copy: the claims are shared
 		caller.Properties = append(caller.Properties, string(id))
 	}
 	if !caller.Admin && claims.Properties == nil && a.options.Properties != nil {
@@ -185,6 +189,20 @@ func (a *Authenticator) Caller(r *http.Request) (*Caller, error) {
 	slices.Sort(caller.Properties)
 	caller.Properties = slices.Compact(caller.Properties)
 	return caller, nil
+}
+
+// claims verifies a token. One that was verified a moment ago is only checked against the clock again.
+func (a *Authenticator) claims(text string) (*wireClaims, error) {
+	if known, err := a.verified.get(text); known != nil || err != nil {
+		return known, err
+	}
+	claims := new(wireClaims)
+	_, err := a.parser.ParseWithClaims(text, claims, func(*jwt.Token) (any, error) { return a.options.Secret, nil })
+	if err != nil {
+		return nil, err
+	}
+	a.verified.keep(text, claims)
+	return claims, nil
 }
 
 // refusedToken says what is wrong in words that help the token's maker and tell a forger nothing.

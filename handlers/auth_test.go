@@ -274,3 +274,34 @@ func TestPropertiesRemembered(t *testing.T) {
 		}
 	})
 }
+
+// TestTokenEndsWhileRemembered presents a token until its leeway is over: that its signature was good a moment ago does
+// not make it live longer.
+func TestTokenEndsWhileRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := NewAuthenticator(AuthOptions{Secret: []byte(testSecret)})
+		text, err := a.Mint(Claims{Org: "1", User: "7", Expires: time.Now().Add(time.Minute)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		request := httptest.NewRequest(http.MethodGet, "/", nil)
+		request.Header.Set("Authorization", "Bearer "+text)
+		for range 2 {
+			if caller, err := a.Caller(request); err != nil || caller.User != "7" {
+				t.Fatalf("%+v, %v", caller, err)
+			}
+		}
+		if known, err := a.verified.get(text); known == nil || err != nil {
+			t.Fatalf("the token is not remembered: %v, %v", known, err)
+		}
+		if known, err := a.verified.get(text[:len(text)-1] + "A"); known != nil || err != nil {
+			t.Fatalf("one with another signature is: %v, %v", known, err)
+		}
+		time.Sleep(time.Minute + tokenLeeway + time.Second) // of the bubble's clock
+		_, err = a.Caller(request)
+		var p *Problem
+		if !errors.As(err, &p) || p.Status != http.StatusUnauthorized || !strings.Contains(p.Detail, "expired") {
+			t.Fatalf("the token has ended: %v", err)
+		}
+	})
+}

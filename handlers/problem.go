@@ -90,6 +90,9 @@ func (s *Server) serve(h handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		err := h(w, r)
+		if err == nil && !s.Log.Enabled(r.Context(), slog.LevelDebug) {
+			return
+		}
 		line := s.Log.With("id", w.Header().Get(requestIDHeader), "method", r.Method, "path", r.URL.Path,
 			"ms", time.Since(began).Milliseconds())
 		if err == nil {
