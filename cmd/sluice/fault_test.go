@@ -76,52 +76,18 @@ func TestConnectionsCut(t *testing.T) {
 	}
 }
 
-// TestDatabaseReplaced puts an older copy in the place of the database under two running instances. Everyone is
-// reset, and a cursor from before means nothing any more.
+// TestDatabaseReplaced puts another database in the place of the one under a running instance: an older copy of it, then
+// one that has nothing to do with it and a longer log. Everyone is reset, and a cursor from before means nothing any more.
 func TestDatabaseReplaced(t *testing.T) {
 	database := pgtest.Database(t)
-	flags := []string{"--database-url=" + database}
-	p := serve(t, flags...)
+	m := maintain(t, database)
+	p := serve(t, "--database-url="+database)
 	all := admin(t, "1")
 	old := p.mustPublish(all, event("one", ""))[0].Cursor
-	config, err := pq.NewConfig(database)
-	if err != nil {
-		t.Fatal(err)
-	}
-	maintenance, err := sql.Open("postgres", pgtest.Cluster(t).URL("postgres"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer maintenance.Close()
-	run := func(statement string, names ...any) {
-		t.Helper()
-		for i, name := range names {
-			names[i] = pq.QuoteIdentifier(name.(string))
-		}
-		if _, err := maintenance.Exec(fmt.Sprintf(statement, names...)); err != nil {
-			t.Fatalf("%s: %v", statement, err)
-		}
-	}
-	disconnect := func() {
-		t.Helper()
-		run(`alter database %s allow_connections false`, config.Database)
-		_, err := maintenance.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = $1`, config.Database)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	copied, away := config.Database+"_copy", config.Database+"_away"
-	disconnect()
-	run(`create database %s template %s`, copied, config.Database)
-	t.Cleanup(func() {
-		maintenance, err := sql.Open("postgres", pgtest.Cluster(t).URL("postgres"))
-		if err != nil {
-			return
-		}
-		defer maintenance.Close()
-		_, _ = maintenance.Exec(`drop database if exists ` + pq.QuoteIdentifier(away) + ` with (force)`)
-	})
-	run(`alter database %s allow_connections true`, config.Database)
+	copied := m.name + "_copy"
+	m.disconnect()
+	m.run(`create database %s template %s`, copied, m.name)
+	m.run(`alter database %s allow_connections true`, m.name)
 	awaitReady(t, p)
 	var open []*stream
 	for _, via := range transports() {
@@ -133,29 +99,93 @@ func TestDatabaseReplaced(t *testing.T) {
 	for _, s := range open {
 		s.events(1)
 	}
-	disconnect()
-	run(`alter database %s rename to %s`, config.Database, away)
-	run(`alter database %s rename to %s`, copied, config.Database)
-	run(`alter database %s allow_connections true`, config.Database)
-	for _, s := range open {
-		reset := s.wait("reset")
-		var fields struct{ Reason, Cursor string }
-		if err := json.Unmarshal([]byte(reset.text), &fields); err != nil || fields.Reason != "epoch" {
-			t.Fatalf("reset %s (%v)", reset.text, err)
-		}
-		if epoch, _, _ := strings.Cut(old, "-"); strings.HasPrefix(fields.Cursor, epoch+"-") {
-			t.Fatalf("the reset keeps the epoch %s", epoch)
-		}
+	other := pgtest.Database(t)
+	foreign := serve(t, "--database-url="+other)
+	for i := range 5 {
+		foreign.mustPublish(all, event(fmt.Sprint("foreign", i), ""))
 	}
-	p.mustPublish(all, event("another-two", ""))
-	for _, s := range open {
-		if got := s.events(1); got[0] != "another-two" {
-			t.Fatal(got)
+	if err := foreign.stop(); err != nil {
+		t.Fatal(err)
+	}
+	config, err := pq.NewConfig(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, with := range []string{copied, config.Database} {
+		m.replace(with, fmt.Sprint(m.name, "_away", i))
+		for _, s := range open {
+			reset := s.wait("reset")
+			var fields struct{ Reason, Cursor string }
+			if err := json.Unmarshal([]byte(reset.text), &fields); err != nil || fields.Reason != "epoch" {
+				t.Fatalf("%s: reset %s (%v)", with, reset.text, err)
+			}
+			if epoch, _, _ := strings.Cut(old, "-"); strings.HasPrefix(fields.Cursor, epoch+"-") {
+				t.Fatalf("%s: the reset keeps the epoch %s", with, epoch)
+			}
 		}
+		next := fmt.Sprint("next", i)
+		answer := p.mustPublish(all, event(next, ""))
+		for _, s := range open {
+			if got := s.events(1); got[0] != next {
+				t.Fatal(got)
+			}
+		}
+		if reset := p.open(transports()[0], all, "", old).wait("reset"); !strings.Contains(reset.text, `"epoch"`) {
+			t.Fatalf("%s: a cursor of the database before is answered by %s", with, reset.text)
+		}
+		old = answer[0].Cursor
 	}
-	if reset := p.open(transports()[0], all, "", old).wait("reset"); !strings.Contains(reset.text, `"epoch"`) {
-		t.Fatalf("a cursor of the old database is answered by %s", reset.text)
+}
+
+// maintenance renames the databases of the package's cluster.
+type maintenance struct {
+	t    *testing.T
+	db   *sql.DB
+	name string // the database in use
+}
+
+func maintain(t *testing.T, database string) *maintenance {
+	t.Helper()
+	config, err := pq.NewConfig(database)
+	if err != nil {
+		t.Fatal(err)
 	}
+	db, err := sql.Open("postgres", pgtest.Cluster(t).URL("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return &maintenance{t, db, config.Database}
+}
+
+func (m *maintenance) run(statement string, names ...any) {
+	m.t.Helper()
+	for i, name := range names {
+		names[i] = pq.QuoteIdentifier(name.(string))
+	}
+	if _, err := m.db.Exec(fmt.Sprintf(statement, names...)); err != nil {
+		m.t.Fatalf("%s: %v", statement, err)
+	}
+}
+
+// disconnect cuts every connection to the database and lets none in.
+func (m *maintenance) disconnect() {
+	m.t.Helper()
+	m.run(`alter database %s allow_connections false`, m.name)
+	_, err := m.db.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = $1`, m.name)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// replace gives another database the name of the one in use, which is called away from then on and dropped at the end.
+func (m *maintenance) replace(with, away string) {
+	m.t.Helper()
+	m.disconnect()
+	m.run(`alter database %s rename to %s`, m.name, away)
+	m.t.Cleanup(func() { m.run(`drop database if exists %s with (force)`, away) })
+	m.run(`alter database %s rename to %s`, with, m.name)
+	m.run(`alter database %s allow_connections true`, m.name)
 }
 
 // TestStoppedReader holds one reader that reads nothing beside others: they are served without delay, memory stays

@@ -119,6 +119,35 @@ func TestPublishHereReadThere(t *testing.T) {
 	}
 }
 
+// TestReadThereWhileLagging moves a reader to an instance that has not heard of what the other one has published: its
+// LISTEN connection is silent. A cursor beyond what it has read is judged by the log, not by that (rule 10).
+func TestReadThereWhileLagging(t *testing.T) {
+	database := pgtest.Database(t)
+	link := pgtest.NewLink(t, database)
+	a, b := serve(t, "--database-url="+database), serve(t, "--database-url="+link.URL)
+	all := admin(t, "1")
+	there := b.open(transports()[0], all, "", "")
+	there.wait("ack")
+	a.mustPublish(all, event("heard", ""))
+	there.events(1)
+	var want []string
+	for i := range 20 {
+		link.Swallow()
+		id := strconv.Itoa(i)
+		first := a.mustPublish(all, event(id+"-first", ""))
+		a.mustPublish(all, event(id+"-second", ""))
+		moved := b.open(transports()[i%2], all, "", first[0].Cursor)
+		if got := moved.events(1); got[0] != id+"-second" {
+			t.Fatalf("moved with %s: %v", first[0].Cursor, got)
+		}
+		moved.cut()
+		want = append(want, id+"-first", id+"-second")
+	}
+	if got := there.events(len(want)); !slices.Equal(got, want) {
+		t.Fatalf("the reader that stayed: %v", got)
+	}
+}
+
 // TestResets asks for what cannot be replayed: each is told why, and follows on from the latest position.
 func TestResets(t *testing.T) {
 	p := serve(t, shared(t)...)
