@@ -211,22 +211,34 @@ func trimPartition(ctx context.Context, conn *sqlx.Conn, one partition) error {
 	return err
 }
 
+// newestSQL finds the newest event of every org in one partition by steps over its index: an org that follows costs one
+// look, however many events lie between. Time rises with the position, so the newest event has the newest time.
+const newestSQL = `with recursive orgs(org) as (
+		(select org from %[1]s order by org limit 1)
+		union all
+		select (select v.org from %[1]s v where v.org > o.org order by v.org limit 1) from orgs o where o.org is not null
+	), newest as (
+		select o.org, v.seq, v.time from orgs o
+		cross join lateral (select seq, time from %[1]s v where v.org = o.org order by v.seq desc limit 1) v
+	)`
+
 // raiseFloors notes in logs what is about to be dropped: the newest position and time of every org in the partition.
+// Appending to these orgs waits meanwhile, so nothing here may read the events one by one.
 func raiseFloors(ctx context.Context, conn *sqlx.Conn, one partition) error {
 	tx, err := conn.BeginTxx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback()
-	_, err = tx.ExecContext(ctx, fmt.Sprintf(`select org from sluice.logs
-		where org in (select distinct org from %s) order by org for update`, one.table()))
+	newest := fmt.Sprintf(newestSQL, one.table())
+	_, err = tx.ExecContext(ctx, newest+`
+		select from sluice.logs where org in (select org from newest) order by org for update`)
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, fmt.Sprintf(`update sluice.logs l set trimmed_seq = greatest(l.trimmed_seq, d.seq),
-		last_time = greatest(l.last_time, d.time)
-		from (select org, max(seq) as seq, max(time) as time from %s group by org) d
-		where d.org = l.org and (d.seq > l.trimmed_seq or d.time > l.last_time)`, one.table()))
+	_, err = tx.ExecContext(ctx, newest+`
+		update sluice.logs l set trimmed_seq = greatest(l.trimmed_seq, d.seq), last_time = greatest(l.last_time, d.time)
+		from newest d where d.org = l.org and (d.seq > l.trimmed_seq or d.time > l.last_time)`)
 	if err != nil {
 		return err
 	}
