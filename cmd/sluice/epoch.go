@@ -13,6 +13,12 @@ type epochCmd struct {
 	Rotate epochRotateCmd `cmd:"" help:"Begin a new epoch: every subscriber is told to refetch."`
 }
 
+// Help shows an example.
+func (epochCmd) Help() string {
+	return `Example:
+  DATABASE_URL=postgres://app@db/app sluice epoch rotate`
+}
+
 type epochRotateCmd struct {
 	databaseFlags
 }

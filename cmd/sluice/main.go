@@ -27,6 +27,14 @@ type commands struct {
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`
 }
 
+// Help shows where to begin.
+func (commands) Help() string {
+	return `Examples:
+  sluice serve --dev                                            a page, a private Postgres in ./data
+  sluice tail --pretty                                          what is published there, as it comes
+  sluice publish guest guest_created '{"name": "Ada"}'          one event`
+}
+
 func main() {
 	os.Exit(run(os.Args[1:]))
 }

@@ -23,6 +23,22 @@ type Command struct {
 	Floor   Floor   `cmd:"" hidden:"" help:"The floor: writes to sockets what it is told on standard input."`
 }
 
+// Help shows examples.
+func (Command) Help() string {
+	return `Nothing is started but the floor beside the server that is there already.
+
+Examples:
+  sluice bench fanout                        1,000 readers, 20 messages/s
+  sluice bench idle --subscribers 10000      memory of silent connections
+  sluice bench publish --publishers 64       events a second without readers`
+}
+
+// Help shows an example.
+func (Fsync) Help() string {
+	return `Example:
+  sluice bench fsync --data ./data`
+}
+
 // target says which server is measured, and as whom.
 type target struct {
 	URL        string `env:"SLUICE_URL" default:"http://127.0.0.1:8080" help:"Server to measure; clear text."`
