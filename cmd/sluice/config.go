@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -55,9 +56,19 @@ type serveFlags struct {
 
 // check refuses what cannot work together, and names the flag.
 func (f *serveFlags) check() error {
+	// An empty address would be a port of the system's choice, open to everybody.
+	for _, one := range [][2]string{{"listen", f.Listen}, {"admin-listen", f.AdminListen}} {
+		_, port, err := net.SplitHostPort(one[1])
+		if err == nil {
+			_, err = net.LookupPort("tcp", port)
+		}
+		if err != nil {
+			return fmt.Errorf("--%s is %q; it must be an address such as 127.0.0.1:8080", one[0], one[1])
+		}
+	}
 	if f.DatabaseURL != "" {
-		if err := store.DSN(f.DatabaseURL); err != nil {
-			return fmt.Errorf("--database-url: %w", err)
+		if err := checkDatabase("database-url", f.DatabaseURL); err != nil {
+			return err
 		}
 		if f.JWTSecret == "" {
 			return errors.New("--jwt-secret is needed with a database URL: instances that share a database must share the secret")
@@ -67,8 +78,8 @@ func (f *serveFlags) check() error {
 		if f.DatabaseURL == "" {
 			return errors.New("--listen-database-url needs --database-url")
 		}
-		if err := store.DSN(f.ListenDatabaseURL); err != nil {
-			return fmt.Errorf("--listen-database-url: %w", err)
+		if err := checkDatabase("listen-database-url", f.ListenDatabaseURL); err != nil {
+			return err
 		}
 	}
 	if f.JWTSecret != "" && len(f.JWTSecret) < 16 {
@@ -201,27 +212,36 @@ func shown(flag *kong.Flag) string {
 	return value
 }
 
-// hidePassword shows a connection text without its password, in both of its forms.
+// Where a connection text has its password: in a URL before the last @ of its authority or in the query, else as one
+// of the key=value pairs, between quotes perhaps.
+var (
+	passwordOfUser  = regexp.MustCompile(`^([a-z]+://[^:/?#]*):[^/?#]*@`)
+	passwordOfQuery = regexp.MustCompile(`([?&](?:ssl)?password=)[^&#]*`)
+	passwordOfPairs = regexp.MustCompile(`((?:^|\s)(?:ssl)?password\s*=\s*)(?:'(?:\\.|[^'\\])*'|(?:\\.|[^\s\\])+)`)
+)
+
+// hidePassword shows a connection text without its password. One that cannot be read as such is not shown at all:
+// nobody knows where its password is.
 func hidePassword(text string) string {
-	if before, rest, found := strings.Cut(text, "://"); found {
-		if user, host, found := cutLast(rest, "@"); found {
-			name, _, _ := strings.Cut(user, ":")
-			return before + "://" + name + ":(hidden)@" + host
-		}
-		return text
+	if store.DSN(text) != nil {
+		return "(hidden: it cannot be read)"
 	}
-	fields := strings.Fields(text)
-	for i, field := range fields {
-		if strings.HasPrefix(field, "password=") {
-			fields[i] = "password=(hidden)"
-		}
+	if strings.HasPrefix(text, "postgres://") || strings.HasPrefix(text, "postgresql://") {
+		return passwordOfQuery.ReplaceAllString(passwordOfUser.ReplaceAllString(text, "$1:(hidden)@"), "$1(hidden)")
 	}
-	return strings.Join(fields, " ")
+	return passwordOfPairs.ReplaceAllString(text, "$1(hidden)")
 }
 
-func cutLast(text, at string) (before, after string, found bool) {
-	if i := strings.LastIndex(text, at); i >= 0 {
-		return text[:i], text[i+len(at):], true
+// checkDatabase refuses a text that leads to no database, and names the flag. The parser's own words are shown only
+// for a setting that is no secret: the others repeat the text, its password included.
+func checkDatabase(flag, text string) error {
+	err := store.DSN(text)
+	switch {
+	case err == nil:
+		return nil
+	case strings.HasPrefix(err.Error(), "pq: wrong value for"):
+		return fmt.Errorf("--%s: %w", flag, err)
 	}
-	return text, "", false
+	return fmt.Errorf("--%s is neither a URL such as postgres://app@db/app nor pairs such as \"host=db user=app\"; "+
+		"in a URL, the special characters of a password are written like %%2F", flag)
 }

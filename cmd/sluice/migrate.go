@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"sluice/migrations"
-	"sluice/store"
 	"sluice/store/localpg"
 )
 
@@ -23,7 +22,7 @@ type databaseFlags struct {
 // running instance holds it, and is named in the error.
 func (f databaseFlags) open(ctx context.Context, log *slog.Logger) (url string, done func(), err error) {
 	if f.DatabaseURL != "" {
-		return f.DatabaseURL, func() {}, store.DSN(f.DatabaseURL)
+		return f.DatabaseURL, func() {}, checkDatabase("database-url", f.DatabaseURL)
 	}
 	cluster, err := localpg.Start(ctx, localpg.Options{Dir: f.Data, Log: log})
 	if err != nil {
