@@ -47,7 +47,8 @@ func sluice(args ...string) *exec.Cmd {
 			command.Env = append(command.Env, one)
 		}
 	}
-	command.Env = append(command.Env, asSluice+"=1", "GORACE=halt_on_error=1")
+	// The race detector would let every process sleep for a second before it exits.
+	command.Env = append(command.Env, asSluice+"=1", "GORACE=halt_on_error=1 atexit_sleep_ms=0")
 	return command
 }
 
