@@ -8,12 +8,12 @@ import (
 	"github.com/lib/pq"
 )
 
-// pageBytes bounds what one page holds in memory: it ends before the event whose stored data would pass this sum.
+// pageBytes bounds what one page holds in memory: it ends before the event whose data would pass this sum.
 const pageBytes = 4 << 20
 
 // pageSQL reads epoch, head, floor and rows in one statement, hence in one snapshot. $3 prunes partitions: what comes
-// after a known event is not older than it. The sum over pg_column_size bounds the page without unpacking anything;
-// the first row is always in it.
+// after a known event is not older than it. The sum over pg_column_size bounds what Postgres sends without unpacking
+// anything; data that is kept compressed is larger than that, so Page counts once more.
 const pageSQL = `select e.epoch,
 	greatest(coalesce(l.trimmed_seq, 0), coalesce((select v.seq from sluice.events v
 		where v.org = $1 and v.time >= $3 order by v.seq desc limit 1), 0)) as head,
@@ -41,6 +41,7 @@ func (s *Store) Page(ctx context.Context, org string, after int64, since time.Ti
 	}
 	defer rows.Close()
 	var page Page
+	held := 0
 	for rows.Next() {
 		var (
 			seq                                                 *int64
@@ -55,6 +56,9 @@ func (s *Store) Page(ctx context.Context, org string, after int64, since time.Ti
 		}
 		if seq == nil {
 			continue // the page is empty: one row with the snapshot alone
+		}
+		if held += len(document); held > pageBytes && len(page.Events) > 0 {
+			break // the first event is always in the page, or nobody would ever get past it
 		}
 		page.Events = append(page.Events, Event{
 			Org: org, Seq: *seq, Time: at.UTC(), ID: *id, Service: *service, Type: *kind, PropertyID: *property,
