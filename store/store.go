@@ -94,6 +94,10 @@ func (s *Store) start(ctx context.Context) error {
 	if err := s.MakePartitions(ctx); err != nil {
 		return fmt.Errorf("make partitions: %w", err)
 	}
+	// Where nothing is prepared, nothing else below would connect: the epoch has to be known before the first cursor.
+	if err := s.db.PingContext(ctx); err != nil {
+		return classify(err)
+	}
 	for _, one := range []struct {
 		to   **statement
 		text string
