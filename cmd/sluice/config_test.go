@@ -168,7 +168,9 @@ func TestCheckNamesTheFlag(t *testing.T) {
 		{"", func(*serveFlags) {}},
 		{"", func(f *serveFlags) { f.DatabaseURL, f.JWTSecret = "postgres://db/app", testSecret }},
 		{"", func(f *serveFlags) { f.Dev, f.Listen = true, "[::1]:0" }},
-		{"", func(f *serveFlags) { f.BatchWindow, f.Drain, f.MaxStreamsPerUser, f.RingMemory = 50*time.Millisecond, 0, 0, 1<<20 }},
+		{"", func(f *serveFlags) {
+			f.BatchWindow, f.Drain, f.MaxStreamsPerUser, f.RingMemory = 50*time.Millisecond, 0, 0, 1<<20
+		}},
 		{"--listen", func(f *serveFlags) { f.Listen = "" }},
 		{"--listen", func(f *serveFlags) { f.Listen = "8080" }},
 		{"--listen", func(f *serveFlags) { f.Listen = "127.0.0.1:99999" }},
