@@ -85,7 +85,8 @@ type Heads struct {
 // Whoever was away for longer has lost its LISTEN connection too, and wakes everything when it is back.
 const polledSQL = `select e.epoch, case when pg_is_in_recovery() then '' else
 		left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) end = e.timeline
-		and (select system_identifier::text from pg_control_system()) = e.system_id as same,
+		and (select system_identifier::text from pg_control_system()) = e.system_id
+		and (select oid::text from pg_database where datname = current_database()) = e.database_oid as same,
 	o.org, h.seq
 	from sluice.epoch e left join unnest($1::text[]) o(org) on true
 	left join lateral (select v.seq from sluice.events v where v.org = o.org
