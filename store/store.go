@@ -102,7 +102,11 @@ func (s *Store) start(ctx context.Context) error {
 		to   **statement
 		text string
 	}{
-		{&s.lock, lockSQL}, {&s.headsOf, headsOfSQL}, {&s.idsOf, idsOfSQL}, {&s.insert, insertSQL}, {&s.page, pageSQL},
+		{&s.lock, lockSQL},
+		{&s.headsOf, headsOfSQL},
+		{&s.idsOf, idsOfSQL},
+		{&s.insert, insertSQL},
+		{&s.page, pageSQL},
 		{&s.polled, polledSQL},
 	} {
 		prepared, err := s.statement(ctx, one.text)
