@@ -22,10 +22,13 @@ const traffic = [
 ];
 const services = [...new Set(traffic.map(([service]) => service))];
 const orgWide = ["branding", "users"];
+const sample = (service) => some(traffic.filter(([of]) => of === service));
 
 const counts = new Map(services.map((service) => [service, 0]));
 let total = 0;
+let resets = 0;
 let source;
+let again; // timer of the next try after a refusal
 let cursor = ""; // through which this page was served
 
 function setState(state, text) {
@@ -33,22 +36,47 @@ function setState(state, text) {
   $("state").textContent = text;
 }
 
-function show(kind, event, className = "") {
-  $("empty").hidden = true;
+// What came is drawn once a frame of the screen, so that a long replay does not redraw the page for each event.
+let waiting = [];
+let drawn = false;
+
+function show(item) {
+  waiting.push(item);
+  if (waiting.length > 2 * shown) waiting = waiting.slice(-shown);
+  if (drawn) return;
+  drawn = true;
+  requestAnimationFrame(draw);
+}
+
+function draw() {
+  drawn = false;
+  $("events").prepend(...waiting.slice(-shown).reverse().map(row));
+  waiting = [];
+  while ($("events").childElementCount > shown) $("events").lastChild.remove();
+  $("empty").hidden = $("events").childElementCount > 0;
+  $("cursor").textContent = cursor || "–";
+  $("total").textContent = total;
+  $("resets").textContent = resets;
+  drawCounts();
+}
+
+function row({ kind, what = "", where = "", text, at, position = "", className = "" }) {
   const item = document.createElement("li");
   item.className = className;
-  const part = (tag, text) => {
+  const part = (tag, content) => {
     const element = document.createElement(tag);
-    element.textContent = text;
+    element.textContent = content;
     item.append(element);
+    return element;
   };
-  part("time", (event.time ?? new Date().toISOString()).slice(11, 23));
+  const time = part("time", `${at.toTimeString().slice(0, 8)}.${String(at.getMilliseconds()).padStart(3, "0")}`);
+  time.dateTime = at.toISOString();
   part("b", kind);
-  part("span", event.type ?? "");
-  part("small", event.propertyId ? `property ${event.propertyId}` : event.type ? "whole org" : "");
-  part("code", JSON.stringify(event.data ?? event));
-  $("events").prepend(item);
-  while ($("events").childElementCount > shown) $("events").lastChild.remove();
+  part("span", what);
+  part("small", where);
+  part("small", position).className = "position";
+  part("code", text);
+  return item;
 }
 
 function drawCounts() {
@@ -60,7 +88,7 @@ function drawCounts() {
     const bar = document.createElement("meter");
     bar.max = most;
     bar.value = count;
-    bar.setAttribute("aria-label", `events of ${service}`);
+    bar.setAttribute("aria-hidden", "true"); // the figure says the same
     const figure = document.createElement("span");
     figure.textContent = count;
     item.append(label, bar, figure);
@@ -77,18 +105,39 @@ function reached(message) {
 function received(message) {
   reached(message);
   const event = JSON.parse(message.data);
+  const at = new Date(event.time);
+  const late = Math.max(0, Date.now() - at);
   total++;
   counts.set(event.service, (counts.get(event.service) ?? 0) + 1);
-  $("total").textContent = total;
-  $("latency").textContent = `${Math.max(0, Date.now() - Date.parse(event.time))} ms after its commit`;
-  show(event.service, event);
-  drawCounts();
+  $("latency").textContent = late < 10000 ? `${late} ms after its commit` : "replayed";
+  show({
+    kind: event.service, what: event.type, at, position: event.cursor, text: JSON.stringify(event.data),
+    where: [event.propertyId ? `property ${event.propertyId}` : "whole org", event.entityType, event.entityId].filter(Boolean).join(" "),
+  });
 }
+
+// What the server says of the stream itself.
+function told(kind, message) {
+  reached(message);
+  const frame = JSON.parse(message.data);
+  const text = {
+    reset: () => `(${frame.reason}) what lies before ${frame.latest} cannot be replayed from where this page was; it goes on from there`,
+    reauth: () => "the token is about to end; a new one is asked for",
+    drain: () => `this instance goes away; coming back in ${frame.retryMs} ms`,
+    problem: () => `${frame.status} ${frame.title}: ${frame.detail}`,
+  }[kind]();
+  if (kind === "reset") resets++;
+  show({ kind, text, at: new Date(), position: message.lastEventId, className: "frame" });
+}
+
+// The page, asked for again, brings a new token in its cookie.
+const renew = () => fetch("/", { cache: "no-store" }).then(connect, connect);
 
 // An EventSource reconnects by itself and sends the last id; nothing is lost and nothing comes twice. One that is opened
 // anew, with another filter or another token, is told the position by its address.
 function connect() {
   source?.close();
+  clearTimeout(again);
   const query = new URLSearchParams();
   for (const [name, value] of new FormData($("filter"))) {
     if (value) query.set(name === "service" ? "services" : name, value);
@@ -96,76 +145,132 @@ function connect() {
   if (cursor) query.set("cursor", cursor);
   setState("connecting", "connecting");
   source = new EventSource(`/v2/realtime/stream?${query}`);
-  source.onerror = () => source.readyState === EventSource.CLOSED
-    ? setState("lost", "refused: reload the page for a new token")
-    : setState("lost", "connection lost, coming back");
+  source.onerror = () => {
+    setState("lost", "connection lost, coming back");
+    if (source.readyState !== EventSource.CLOSED) return;
+    // It gives up for ever on a refusal, most often of a token whose secret is gone.
+    setState("lost", "refused, trying again with a new token");
+    clearTimeout(again);
+    again = setTimeout(renew, 3000);
+  };
   source.addEventListener("ack", (message) => {
     reached(message);
     setState("live", "live");
   });
   source.addEventListener("ping", reached);
   for (const kind of ["reset", "reauth", "drain", "problem"]) {
-    source.addEventListener(kind, (message) => {
-      reached(message);
-      show(kind, JSON.parse(message.data), "frame");
-    });
+    source.addEventListener(kind, (message) => told(kind, message));
   }
-  // The page, asked for again, brings a new token in its cookie.
-  source.addEventListener("reauth", () => fetch("/", { cache: "no-store" }).then(connect, () => {}));
+  source.addEventListener("reauth", renew);
   for (const service of services) source.addEventListener(service, received);
 }
 
-async function publish(event) {
-  const response = await fetch("/v2/events", {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(event),
-  }).catch((error) => ({ ok: false, json: async () => ({ title: "Not reachable", detail: error.message }) }));
-  const answer = await response.json();
-  $("answer").className = response.ok ? "" : "bad";
-  $("answer").textContent = response.ok
-    ? `committed at ${answer.events[0].cursor}`
-    : `${answer.title}: ${answer.field ? `${answer.field}: ` : ""}${answer.detail}`;
-  return response.ok;
+function answer(text, bad) {
+  $("answer").className = bad ? "bad" : "";
+  $("answer").textContent = text;
 }
 
-$("publish").addEventListener("submit", (submitted) => {
+// publish gives the status, 0 where nobody answered, and the text that says how it went.
+async function publish(event) {
+  try {
+    const response = await fetch("/v2/events", {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(event),
+    });
+    const body = await response.json();
+    return {
+      status: response.status,
+      text: response.ok
+        ? `Committed at ${body.events[0].cursor}.`
+        : `${body.title}: ${body.field ? `${body.field}: ` : ""}${body.detail}`,
+    };
+  } catch (error) {
+    return { status: 0, text: `The server does not answer: ${error.message}` };
+  }
+}
+
+const form = $("publish").elements;
+let filled = {};
+
+// fill puts an example of the service into the form, and leaves alone what was typed there.
+function fill() {
+  const [, type, entityType, data] = sample(form.service.value);
+  for (const [name, value] of Object.entries({ type, entityType, data: JSON.stringify(data(), null, 1).replace(/\n */g, " ") })) {
+    if (form[name].value === (filled[name] ?? "")) form[name].value = filled[name] = value;
+  }
+}
+
+$("publish").addEventListener("submit", async (submitted) => {
   submitted.preventDefault();
   const event = {};
-  for (const [name, value] of new FormData($("publish"))) if (value) event[name] = value;
+  for (const [name, value] of new FormData($("publish"))) if (value.trim()) event[name] = value;
   try {
     event.data = JSON.parse(event.data ?? "{}");
   } catch (error) {
-    $("answer").className = "bad";
-    $("answer").textContent = `data: ${error.message}`;
+    answer(`Data is not JSON: ${error.message}`, true);
+    form.data.focus();
     return;
   }
-  publish(event);
+  const { status, text } = await publish(event);
+  answer(text, status !== 201);
 });
 
-let playing;
-$("play").addEventListener("click", () => {
-  const on = playing === undefined;
-  clearInterval(playing);
-  playing = on ? setInterval(async () => {
-    const [service, type, entityType, data] = some(traffic);
-    const event = { service, type, entityType, entityId: String(number(500)), data: data() };
+// The hotel has ids of its own, so that what was not answered is published again without harm.
+let playing = false;
+
+async function play() {
+  for (let turn = 0; playing; turn++) {
+    const [service, type, entityType, data] = sample(services[turn % services.length]);
+    const event = { id: crypto.randomUUID(), service, type, entityType, entityId: String(number(500)), data: data() };
     if (!orgWide.includes(service)) event.propertyId = String(number(9));
-    if (!await publish(event) && playing !== undefined) $("play").click();
-  }, 350) : undefined;
-  $("play").setAttribute("aria-pressed", on);
+    for (let taken = false; playing && !taken;) {
+      const { status, text } = await publish(event);
+      taken = status === 201;
+      if (taken && $("answer").className) answer("The hotel plays on.");
+      if (!taken) answer(text, true);
+      if (!taken && status !== 0 && status !== 503) return setPlaying(false);
+      await new Promise((resolve) => setTimeout(resolve, taken ? 350 : 1000));
+    }
+  }
+}
+
+function setPlaying(on) {
+  playing = on;
+  $("play").classList.toggle("on", on);
   $("play").textContent = on ? "Stop the hotel" : "Play hotel traffic";
+}
+
+let round = Promise.resolve(); // one hotel at a time, however fast the button is pressed
+$("play").addEventListener("click", () => {
+  setPlaying(!playing);
+  if (!playing) return;
+  answer("The hotel plays.");
+  round = round.then(play);
 });
+
+function clear() {
+  waiting = [];
+  $("events").replaceChildren();
+  draw();
+}
 
 $("filter").addEventListener("submit", (submitted) => {
   submitted.preventDefault();
+  clear();
   connect();
 });
-$("clear").addEventListener("click", () => {
-  $("events").replaceChildren();
-  $("empty").hidden = false;
+$("replay").addEventListener("click", () => {
+  cursor = "earliest";
+  total = 0; // all of it comes again
+  for (const service of counts.keys()) counts.set(service, 0);
+  clear();
+  connect();
 });
+$("clear").addEventListener("click", clear);
 
 for (const list of document.querySelectorAll("select")) {
   for (const service of services) list.append(new Option(service, service));
 }
+form.service.addEventListener("change", fill);
+fill();
 drawCounts();
 connect();
