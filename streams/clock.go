@@ -49,16 +49,10 @@ func (t *tail) tick(now time.Time) {
 
 // control offers a frame that is no event to a subscriber that is not blocked.
 func (t *tail) control(s *Subscriber, p Payload) {
-	was, at := s.state, s.position()
-	if s.offer(p) {
-		return
-	}
-	s.cursor = at
-	switch was {
-	case live:
-		s.group.exit(s)
-	case replaying:
-		t.behind = remove(t.behind, s)
+	at := s.position()
+	if !s.offer(p) {
+		s.leave()
+		s.cursor = at
 	}
 }
 
@@ -69,7 +63,7 @@ func (h *Hub) sweep() {
 	for org, t := range h.tails {
 		t.mu.Lock()
 		if len(t.subscribers) == 0 && !t.running && time.Since(t.used) > sweepAfter {
-			h.ringBytes.Add(-t.ring.drop(len(t.ring.entries)))
+			t.ring.drop(len(t.ring.entries))
 			delete(h.tails, org)
 		}
 		t.mu.Unlock()
@@ -93,8 +87,13 @@ func (h *Hub) Drain(ctx context.Context) {
 		if s.state == blocked {
 			s.end(nil)
 		} else {
-			s.end(s.encode(func(e Encoder, dst []byte) []byte { return e.Retry(dst, RetryDrain, jitter(drainRetry)) }))
+			s.end(s.drain())
 		}
 		s.tail.mu.Unlock()
 	}
+}
+
+// drain is the frame that asks to come back.
+func (s *Subscriber) drain() Payload {
+	return s.encode(func(e Encoder, dst []byte) []byte { return e.Retry(dst, RetryDrain, jitter(drainRetry)) })
 }

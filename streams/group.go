@@ -12,7 +12,7 @@ type group struct {
 	key     string
 	filter  Filter
 	encoder Encoder
-	live    []*Subscriber
+	live    crowd
 	members int // live and others
 
 	pending []*entry // of the round under way
@@ -93,18 +93,4 @@ func (g *groups) concerned(event *store.Event, visit func(*group)) {
 	for _, one := range list {
 		visit(one)
 	}
-}
-
-func (g *group) enter(s *Subscriber) {
-	s.member = len(g.live)
-	g.live = append(g.live, s)
-	s.state = live
-}
-
-func (g *group) exit(s *Subscriber) {
-	last := len(g.live) - 1
-	g.live[s.member] = g.live[last]
-	g.live[s.member].member = s.member
-	g.live[last] = nil
-	g.live = g.live[:last]
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -119,7 +120,17 @@ func (h *Hub) Subscribe(sub *Subscription) {
 	}
 	t, oldest := h.join(s, sub)
 	t.mu.Lock()
-	if s.state != ended {
+	switch {
+	case s.state == ended:
+	case h.drains.Load():
+		s.end(s.drain())
+	case h.options.MaxStreamsPerOrg > 0 && len(t.subscribers) > h.options.MaxStreamsPerOrg:
+		// Full let it pass, as it did others at the same moment.
+		h.metrics.Errors.WithLabelValues(errorLimit).Inc()
+		s.end(s.encode(func(e Encoder, dst []byte) []byte {
+			return e.Problem(dst, StreamProblem{Status: 429, Title: "Too many streams", Detail: ErrOrgLimit.Error(), Retry: 5 * time.Second})
+		}))
+	default:
 		t.arrive(s)
 		t.work()
 	}
@@ -165,7 +176,7 @@ func (h *Hub) left(s *Subscriber) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s.org.open = remove(s.org.open, s)
+	s.org.open = slices.DeleteFunc(s.org.open, func(one *Subscriber) bool { return one == s })
 	if len(s.org.open) == 0 && h.users[s.org.key] == s.org {
 		delete(h.users, s.org.key)
 	}
@@ -179,7 +190,7 @@ func (h *Hub) join(s *Subscriber, sub *Subscription) (t *tail, oldest *Subscribe
 	defer h.mu.Unlock()
 	t = h.tails[sub.Org]
 	if t == nil {
-		t = &tail{hub: h, org: sub.Org}
+		t = &tail{hub: h, org: sub.Org, ring: ring{total: &h.ringBytes}}
 		h.tails[sub.Org] = t
 	}
 	t.mu.Lock()
@@ -297,7 +308,7 @@ func (h *Hub) trimRings() {
 			return
 		}
 		oldest.mu.Lock()
-		h.ringBytes.Add(-oldest.ring.drop((len(oldest.ring.entries) + 1) / 2))
+		oldest.ring.drop((len(oldest.ring.entries) + 1) / 2)
 		oldest.mu.Unlock()
 	}
 }

@@ -10,11 +10,21 @@ func (t *tail) replay() {
 	}
 }
 
-// runReplay reads one page after another, each from where the hindmost stands; whoever stands within it is served
-// from the same page. Few pages are read at once in the process, so that a crowd that comes back does not drown the
-// database.
+// runReplay serves those behind in turn: from the ring whoever it reaches back to, and the others from pages, one after
+// another, each from where the hindmost stands; whoever stands within a page is served from it. Few pages are read at
+// once in the process, so that a crowd that comes back does not drown the database.
 func (t *tail) runReplay() {
 	for {
+		t.mu.Lock()
+		turn := t.behind.take()
+		t.mu.Unlock()
+		for _, s := range turn {
+			t.mu.Lock() // for each anew: live subscribers do not wait for all of them
+			if s.state == replaying && s.crowd == nil {
+				t.settle(s)
+			}
+			t.mu.Unlock()
+		}
 		t.mu.Lock()
 		if len(t.behind) == 0 || t.hub.ctx.Err() != nil {
 			t.replays = false
@@ -26,44 +36,51 @@ func (t *tail) runReplay() {
 			after = min(after, s.cursor)
 		}
 		epoch := t.epoch
+		_, reached := t.ring.from(after)
 		t.mu.Unlock()
-
-		select {
-		case t.hub.reads <- struct{}{}:
-		case <-t.hub.ctx.Done():
-			continue
+		if !reached && !t.readPage(after, epoch) {
+			t.hub.rest(100 * time.Millisecond)
 		}
-		page, err := t.hub.log.Page(t.hub.ctx, t.org, after, time.Time{}, replayEvents)
-		<-t.hub.reads
-		if err != nil {
-			t.hub.metrics.Errors.WithLabelValues(errorRead).Inc()
-			t.hub.rest(200 * time.Millisecond)
-			continue
-		}
-		t.hub.metrics.Pages.Inc()
-		t.mu.Lock()
-		switch {
-		case page.Epoch != t.epoch || epoch != t.epoch:
-			// Another incarnation: the tail's own page tells everyone.
-			t.wanted = true
-			t.work()
-			t.mu.Unlock()
-			t.hub.rest(20 * time.Millisecond)
-			continue
-		case len(page.Events) == 0 || page.Events[0].Seq != after+1:
-			t.expire(after)
-		default:
-			t.servePage(entriesOf(page.Events, t.hub.catalogue), after)
-		}
-		t.mu.Unlock()
 	}
+}
+
+// readPage serves those within one page of the store. It is false where the log says nothing about them for now.
+func (t *tail) readPage(after int64, epoch string) bool {
+	select {
+	case t.hub.reads <- struct{}{}:
+	case <-t.hub.ctx.Done():
+		return true
+	}
+	page, err := t.hub.log.Page(t.hub.ctx, t.org, after, time.Time{}, replayEvents)
+	<-t.hub.reads
+	if err != nil {
+		t.hub.metrics.Errors.WithLabelValues(errorRead).Inc()
+		return false
+	}
+	t.hub.metrics.Pages.Inc()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case page.Epoch != t.epoch || epoch != t.epoch:
+		// Another incarnation: the tail's own page tells everyone.
+		t.wanted = true
+		t.work()
+		return false
+	case len(page.Events) == 0 || page.Events[0].Seq != after+1:
+		t.expire(after)
+	default:
+		t.servePage(entriesOf(page.Events, t.hub.catalogue), after)
+	}
+	return true
 }
 
 // expire resets those at a position that cannot be replayed any more: what follows it was trimmed.
 func (t *tail) expire(after int64) {
-	for _, s := range append([]*Subscriber(nil), t.behind...) {
+	for _, s := range t.behind.take() {
 		if s.cursor == after {
 			t.restart(s, ResetExpired)
+		} else {
+			t.behind.add(s)
 		}
 	}
 	t.wanted = true
@@ -77,17 +94,13 @@ func (t *tail) servePage(entries []*entry, after int64) {
 	for len(entries) > 0 && entries[len(entries)-1].event.Seq > t.pos {
 		entries = entries[:len(entries)-1]
 	}
-	if len(entries) == 0 {
-		return
-	}
-	end := entries[len(entries)-1].event.Seq
-	for _, s := range append([]*Subscriber(nil), t.behind...) {
-		if s.cursor < after || s.cursor >= end || s.state != replaying {
-			continue
-		}
-		t.behind = remove(t.behind, s)
-		if t.serve(s, entries[s.cursor-after:]) {
-			t.place(s)
+	end := after + int64(len(entries))
+	for _, s := range t.behind.take() {
+		switch {
+		case s.cursor < after || s.cursor >= end:
+			t.behind.add(s)
+		case t.serve(s, entries[s.cursor-after:]):
+			t.settle(s)
 		}
 	}
 }

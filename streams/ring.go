@@ -1,8 +1,8 @@
 package streams
 
 import (
-	"slices"
 	"sort"
+	"sync/atomic"
 
 	"sluice/store"
 )
@@ -12,6 +12,7 @@ type entry struct {
 	event   store.Event
 	service uint64 // the bit of its service; 0 for one that the catalogue does not know
 	framed  [encoders]Payload
+	ring    *ring // that holds it; nil for one of a page
 }
 
 // entryOverhead is what an entry costs beside its data and its framings: the struct and its short strings.
@@ -32,6 +33,9 @@ func (e *entry) frame(encoder Encoder, epoch string) Payload {
 		*framed = NewPayload(len(e.event.Data)+320, func(dst []byte) []byte {
 			return encoder.Event(dst, &e.event, epoch)
 		})
+		if e.ring != nil {
+			e.ring.grow(int64(cap(*framed)))
+		}
 	}
 	return *framed
 }
@@ -48,7 +52,13 @@ func entriesOf(events []store.Event, catalogue *store.Catalogue) []*entry {
 // ring is the newest part of a log without holes, in order.
 type ring struct {
 	entries []*entry
-	bytes   int64 // as counted into the budget
+	bytes   int64         // of the entries
+	total   *atomic.Int64 // of all rings of the process
+}
+
+func (r *ring) grow(bytes int64) {
+	r.bytes += bytes
+	r.total.Add(bytes)
 }
 
 // from gives what comes after a position; ok is false where the ring does not reach back to it.
@@ -60,69 +70,63 @@ func (r *ring) from(after int64) (entries []*entry, ok bool) {
 	return r.entries[at:], true
 }
 
-func (r *ring) append(entries []*entry) (grown int64) {
+func (r *ring) append(entries []*entry) {
 	r.entries = append(r.entries, entries...)
 	for _, e := range entries {
-		grown += e.size()
+		e.ring = r
+		r.grow(e.size())
 	}
-	r.bytes += grown
-	return grown
 }
 
-// drop forgets the oldest n entries and returns the bytes that this frees.
-func (r *ring) drop(n int) (freed int64) {
+// drop forgets the oldest n entries.
+func (r *ring) drop(n int) {
 	for _, e := range r.entries[:n] {
-		freed += e.size()
+		e.ring = nil
+		r.grow(-e.size())
 	}
-	freed = min(freed, r.bytes)
-	if n == len(r.entries) {
-		freed = r.bytes
-		r.entries = nil
-	} else {
-		r.entries = slices.Clone(r.entries[n:]) // or the old array would keep what was dropped
-	}
-	r.bytes -= freed
-	return freed
-}
-
-// payloads joins the frames of admitted entries into as few payloads as the bounds of one write allow. One event is
-// the ring's own bytes.
-func payloads(admitted []*entry, encoder Encoder, epoch string, batchMax int) []batchPayload {
-	var out []batchPayload
-	for len(admitted) > 0 {
-		count, bytes := 0, 0
-		for count < len(admitted) && count < batchMax {
-			size := len(admitted[count].frame(encoder, epoch).Raw())
-			if count > 0 && bytes+size > payloadBytes {
-				break
-			}
-			count++
-			bytes += size
-		}
-		one := batchPayload{entries: admitted[:count]}
-		if count == 1 {
-			one.bytes = admitted[0].frame(encoder, epoch)
-		} else {
-			one.bytes = NewPayload(bytes, func(dst []byte) []byte {
-				for _, e := range admitted[:count] {
-					dst = append(dst, e.frame(encoder, epoch).Raw()...)
-				}
-				return dst
-			})
-		}
-		out = append(out, one)
-		admitted = admitted[count:]
-	}
-	return out
+	r.entries = append([]*entry(nil), r.entries[n:]...) // or the old array would keep what was dropped
 }
 
 // payloadBytes bounds one write beyond its first event.
 const payloadBytes = 64 << 10
 
-// batchPayload is one write and the events in it.
-type batchPayload struct {
-	bytes   Payload
-	entries []*entry
+// batch gathers the events of one write after another. It is used again for each.
+type batch struct {
+	encoder Encoder
+	epoch   string
+	most    int // events of one write
+
+	admitted []*entry
+	bytes    int   // of their frames
+	last     int64 // the position up to which events were gathered or passed over
 }
 
-func (b *batchPayload) last() int64 { return b.entries[len(b.entries)-1].event.Seq }
+// gather takes events from the front of a list until one write is full, and returns the rest of the list.
+func (b *batch) gather(entries []*entry, admits func(*entry) bool) (rest []*entry) {
+	b.admitted, b.bytes = b.admitted[:0], 0
+	for i, e := range entries {
+		if admits(e) {
+			size := len(e.frame(b.encoder, b.epoch).Raw())
+			if full := len(b.admitted) == b.most || b.bytes+size > payloadBytes; full && len(b.admitted) > 0 {
+				return entries[i:]
+			}
+			b.admitted = append(b.admitted, e)
+			b.bytes += size
+		}
+		b.last = e.event.Seq
+	}
+	return nil
+}
+
+// payload joins the frames of what was gathered. One event is the ring's own bytes.
+func (b *batch) payload() Payload {
+	if len(b.admitted) == 1 {
+		return b.admitted[0].frame(b.encoder, b.epoch)
+	}
+	return NewPayload(b.bytes, func(dst []byte) []byte {
+		for _, e := range b.admitted {
+			dst = append(dst, e.frame(b.encoder, b.epoch).Raw()...)
+		}
+		return dst
+	})
+}

@@ -42,7 +42,8 @@ type state uint8
 const (
 	arriving  state = iota // waits for the next snapshot of the log, which judges where it starts
 	live                   // its position is its tail's
-	replaying              // behind the tail: waits for pages of the store
+	replaying              // behind the tail: replay serves it
+	ahead                  // its cursor is beyond what this process has read
 	blocked                // its sink is not done with what it was offered
 	ended
 )
@@ -58,7 +59,8 @@ type Subscriber struct {
 	reset  ResetReason   // what the next judgement must tell, beside what it finds itself
 	cursor int64         // valid unless live
 	at     int           // in tail.subscribers
-	member int           // in group.live, while live
+	crowd  *crowd        // that it is in; nil: none
+	place  int           // there
 	since  time.Time     // of its arrival, while arriving
 	expiry int64         // of the token, in seconds since 1970
 	quiet  int64         // when the next ping is due, in seconds since 1970
@@ -75,8 +77,8 @@ func (s *Subscriber) Ready() {
 		return
 	}
 	t.hub.metrics.Blocked.Dec()
-	s.state = replaying // behind the tail until serve has found out
-	t.place(s)
+	s.state = replaying // until settle has found out
+	t.settle(s)
 }
 
 // Gone implements Owner: the reader is no more.

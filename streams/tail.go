@@ -25,12 +25,14 @@ type tail struct {
 	mu          sync.Mutex
 	epoch       string        // guarded by mu, as all below; "" before the first page
 	pos         int64         // the newest event read
+	head        int64         // the newest event that any page has told of
 	posTime     time.Time     // its time; zero where it is not known
 	ring        ring          // ends at pos
 	groups      groups        //
 	subscribers []*Subscriber // all but the ended
-	arrivals    []*Subscriber // to be judged by the next page whose reading begins
-	behind      []*Subscriber // to be served from pages
+	arrivals    crowd         // to be judged by the next page whose reading begins
+	behind      crowd         // to be served by replay
+	ahead       crowd         // further than this process has read: live once it gets there
 	wanted      bool          // the log may have grown
 	running     bool          // run is at it
 	replays     bool          // replay is at it
@@ -71,8 +73,8 @@ func (t *tail) run() {
 			t.mu.Unlock()
 			return
 		}
-		judged := t.arrivals
-		t.arrivals, t.wanted = nil, false
+		judged := t.arrivals.take()
+		t.wanted = false
 		after, since := t.pos, t.posTime
 		if t.epoch == "" {
 			after = 1<<63 - 1 // nothing but head and floor
@@ -84,7 +86,7 @@ func (t *tail) run() {
 		good := err == nil && t.apply(page, after, judged)
 		if !good {
 			t.wanted = true
-			t.arrivals = append(judged, t.arrivals...)
+			t.postpone(judged)
 			if err != nil {
 				t.hub.metrics.Errors.WithLabelValues(errorRead).Inc()
 			}
@@ -113,62 +115,65 @@ func (t *tail) giveUp() {
 	}
 }
 
-// apply takes a page that was read after the tail's position. It is false where the page says nothing that can be
-// used, so that it must be read again.
+// apply takes a page that was read after the tail's position, and judges the arrivals by it. It is false where the page
+// says nothing that can be used, so that it must be read again.
 func (t *tail) apply(page store.Page, after int64, judged []*Subscriber) bool {
 	t.used = time.Now()
-	reset := ResetReason("")
 	switch {
 	case t.epoch == "":
-		t.epoch, t.pos = page.Epoch, page.Head
+		t.epoch, t.pos, t.head = page.Epoch, page.Head, page.Head
 	case page.Epoch != t.epoch:
 		// Another incarnation. What the page says was asked with a position and a time of the one before: it is read
 		// again from nothing, and judges everybody then.
 		t.forget(ResetEpoch)
-		t.epoch, t.pos, t.posTime, t.wanted = "", 0, time.Time{}, true
-		t.arrivals = append(judged, t.arrivals...)
+		t.epoch, t.pos, t.head, t.posTime, t.wanted = "", 0, 0, time.Time{}, true
+		t.postpone(judged)
 		return true
-	case page.Head < after:
-		// The log is shorter than what was read of it: an older copy. Only another epoch can tell everyone.
+	case page.Head < t.head:
+		// The log is shorter than it was: an older copy. Only another epoch can tell everyone.
 		t.hub.metrics.Errors.WithLabelValues(errorGoneBack).Inc()
 		t.hub.regressed(t.org)
 		return false
 	case len(page.Events) > 0 && page.Events[0].Seq != after+1, len(page.Events) == 0 && page.Head > after:
 		t.hub.metrics.Errors.WithLabelValues(errorHole).Inc()
-		reset = ResetExpired
+		t.forget(ResetExpired)
+		t.pos, t.posTime = page.Head, time.Time{}
+		judged = append(judged, t.arrivals.take()...)
 	case len(page.Events) > 0:
 		last := &page.Events[len(page.Events)-1]
 		t.hub.metrics.WakeLag.Observe(time.Since(last.Time).Seconds())
 		entries := entriesOf(page.Events, t.hub.catalogue)
 		t.pos, t.posTime = last.Seq, last.Time
 		t.deliver(entries)
-		t.hub.ringBytes.Add(t.ring.append(entries))
+		t.ring.append(entries)
 	}
-	if reset != "" {
-		t.forget(reset)
-		t.pos, t.posTime = page.Head, time.Time{}
-		judged = append(judged, t.arrivals...)
-		t.arrivals = nil
-	}
-	if t.pos < page.Head {
-		// The page was full. Arrivals are judged when the tail has caught up with the log.
-		t.wanted = true
-		t.arrivals = append(judged, t.arrivals...)
-		return true
-	}
+	t.head = page.Head
+	t.wanted = t.wanted || t.pos < page.Head // the page was full
 	for _, s := range judged {
 		if s.state == arriving {
 			t.judge(s, page)
 		}
 	}
+	for _, s := range t.ahead.take() {
+		t.settle(s)
+	}
 	return true
+}
+
+// postpone leaves arrivals to the next page; some may have gone meanwhile.
+func (t *tail) postpone(judged []*Subscriber) {
+	for _, s := range judged {
+		if s.state == arriving {
+			t.arrivals.add(s)
+		}
+	}
 }
 
 // forget drops what was read and makes everybody an arrival that is to be reset.
 func (t *tail) forget(reason ResetReason) {
-	t.hub.ringBytes.Add(-t.ring.drop(len(t.ring.entries)))
-	for _, s := range append([]*Subscriber(nil), t.subscribers...) {
-		if s.state == live || s.state == replaying || s.state == blocked {
+	t.ring.drop(len(t.ring.entries))
+	for _, s := range t.subscribers {
+		if s.state != arriving {
 			t.restart(s, reason)
 		}
 	}
@@ -177,20 +182,15 @@ func (t *tail) forget(reason ResetReason) {
 // restart makes a subscriber an arrival that is to be reset. One that is blocked finishes first.
 func (t *tail) restart(s *Subscriber, reason ResetReason) {
 	s.reset = reason
-	switch s.state {
-	case blocked:
-		return
-	case live:
-		s.group.exit(s)
-	case replaying:
-		t.behind = remove(t.behind, s)
+	if s.state != blocked {
+		t.arrive(s)
 	}
-	t.arrive(s)
 }
 
 func (t *tail) arrive(s *Subscriber) {
+	s.leave()
 	s.state, s.since = arriving, time.Now()
-	t.arrivals = append(t.arrivals, s)
+	t.arrivals.add(s)
 }
 
 // judge decides by a snapshot where an arrival starts, and tells it.
@@ -230,55 +230,57 @@ func (t *tail) judge(s *Subscriber, page store.Page) {
 	})
 	s.state = replaying
 	if s.offer(first) {
-		t.place(s)
+		t.settle(s)
 	}
 }
 
-// place serves a subscriber that can take more, until it is live, blocked, or must wait for pages.
-func (t *tail) place(s *Subscriber) {
+// settle finds where a subscriber belongs that can take more. One that is behind is served from the ring at once, but
+// not without end: replay goes on with it in turn with the others.
+func (t *tail) settle(s *Subscriber) {
 	if s.reset != "" {
 		t.arrive(s)
 		t.wanted = true
 		t.work()
 		return
 	}
-	for s.cursor < t.pos {
-		entries, ok := t.ring.from(s.cursor)
-		if !ok {
-			t.behind = append(t.behind, s)
-			t.replay()
-			return
-		}
-		if !t.serve(s, entries) {
+	if s.cursor < t.pos {
+		if entries, ok := t.ring.from(s.cursor); ok && !t.serve(s, entries) {
 			return
 		}
 	}
-	s.group.enter(s)
+	switch {
+	case s.cursor < t.pos:
+		s.state = replaying
+		t.behind.add(s)
+		t.replay()
+	case s.cursor > t.pos:
+		s.state = ahead
+		t.ahead.add(s)
+	default:
+		s.state = live
+		s.group.live.add(s)
+	}
 }
 
-// serve offers one subscriber what its filter admits of consecutive events after its cursor. It is false when the
-// sink is blocked.
+// servedAtOnce is how many bytes one subscriber is offered before others have their turn.
+const servedAtOnce = 1 << 20
+
+// serve offers one subscriber what its filter admits of consecutive events after its cursor, and moves the cursor; not
+// always to the end. It is false when the sink is blocked.
 func (t *tail) serve(s *Subscriber, entries []*entry) bool {
-	var admitted []*entry
-	for _, e := range entries {
-		if s.group.filter.Admits(e.service, &e.event) {
-			admitted = append(admitted, e)
+	next := batch{encoder: s.group.encoder, epoch: t.epoch, most: t.hub.options.BatchMax}
+	for served := 0; len(entries) > 0 && served < servedAtOnce; served += next.bytes {
+		entries = next.gather(entries, func(e *entry) bool { return s.group.filter.Admits(e.service, &e.event) })
+		s.cursor = next.last
+		if len(next.admitted) == 0 {
+			continue
 		}
-	}
-	end := entries[len(entries)-1].event.Seq
-	all := payloads(admitted, s.group.encoder, t.epoch, t.hub.options.BatchMax)
-	for i := range all {
-		s.cursor = all[i].last()
-		if i == len(all)-1 {
-			s.cursor = end
-		}
-		t.hub.metrics.delivered(all[i].entries, s.sink.Transport(), 1)
-		t.delivered += int64(len(all[i].entries))
-		if !s.offer(all[i].bytes) {
+		t.hub.metrics.delivered(next.admitted, s.sink.Transport(), 1)
+		t.delivered += int64(len(next.admitted))
+		if !s.offer(next.payload()) {
 			return false
 		}
 	}
-	s.cursor = end
 	return true
 }
 
@@ -307,45 +309,39 @@ func (t *tail) deliver(entries []*entry) {
 }
 
 func (t *tail) deliverGroup(g *group) {
-	all := payloads(g.pending, g.encoder, t.epoch, t.hub.options.BatchMax)
-	for i := range all {
+	next := batch{encoder: g.encoder, epoch: t.epoch, most: t.hub.options.BatchMax}
+	for rest := g.pending; len(rest) > 0 && len(g.live) > 0; {
+		rest = next.gather(rest, func(*entry) bool { return true })
+		payload := next.payload()
+		served := next.last
+		if len(rest) == 0 {
+			served = t.pos
+		}
 		transport := g.live[0].sink.Transport()
-		t.hub.metrics.delivered(all[i].entries, transport, len(g.live))
-		t.delivered += int64(len(all[i].entries) * len(g.live))
-		t.hub.metrics.bytes(transport).Add(float64(len(all[i].bytes.Raw()) * len(g.live)))
+		t.hub.metrics.delivered(next.admitted, transport, len(g.live))
+		t.delivered += int64(len(next.admitted) * len(g.live))
+		t.hub.metrics.bytes(transport).Add(float64(len(payload.Raw()) * len(g.live)))
 		quiet := t.hub.nextPing()
 		for at := len(g.live) - 1; at >= 0; at-- {
 			s := g.live[at]
 			s.quiet = quiet
-			if s.give(all[i].bytes) {
-				continue
+			if !s.give(payload) {
+				s.leave() // fills its place with one that was served already
+				s.cursor = served
 			}
-			g.exit(s) // fills its place with one that was served already
-			s.state, s.cursor = blocked, all[i].last()
-			if i == len(all)-1 {
-				s.cursor = t.pos
-			}
-		}
-		if len(g.live) == 0 {
-			return
 		}
 	}
 }
 
 // remove forgets a subscriber wherever it stands. The caller holds mu.
 func (t *tail) remove(s *Subscriber) {
-	switch s.state {
-	case ended:
+	if s.state == ended {
 		return
-	case live:
-		s.group.exit(s)
-	case blocked:
-		t.hub.metrics.Blocked.Dec()
-	case replaying:
-		t.behind = remove(t.behind, s)
-	case arriving:
-		t.arrivals = remove(t.arrivals, s)
 	}
+	if s.state == blocked {
+		t.hub.metrics.Blocked.Dec()
+	}
+	s.leave()
 	s.state = ended
 	last := len(t.subscribers) - 1
 	t.subscribers[s.at] = t.subscribers[last]
@@ -355,15 +351,6 @@ func (t *tail) remove(s *Subscriber) {
 	t.groups.leave(s.group)
 	t.used = time.Now()
 	t.hub.metrics.Streams.WithLabelValues(s.sink.Transport()).Dec()
-}
-
-func remove(list []*Subscriber, one *Subscriber) []*Subscriber {
-	for i := range list {
-		if list[i] == one {
-			return append(list[:i:i], list[i+1:]...)
-		}
-	}
-	return list
 }
 
 // Log is the part of the store that tails read; its contract is that of store.Store.
