@@ -72,32 +72,50 @@ func endSessions(t *testing.T, db *sqlx.DB) {
 		where datname = current_database() and pid <> pg_backend_pid()`)
 }
 
-// TestFirstEpochIsOne opens many stores at once upon a database without an epoch: one is written, and all have it.
-func TestFirstEpochIsOne(t *testing.T) {
+// TestOneBeginsTheEpoch plays another instance that writes an epoch, the first one or the next after a promotion, while a
+// store is about to do the same: the store takes the one that it finds.
+func TestOneBeginsTheEpoch(t *testing.T) {
 	t.Parallel()
-	url := pgtest.Database(t)
-	var group sync.WaitGroup
-	stores := make([]*Store, 6)
-	for i := range stores {
-		group.Go(func() {
-			s, err := Open(t.Context(), Options{URL: url, Migrate: true})
-			if err != nil {
-				t.Error(err)
+	for name, before := range map[string]string{
+		"first": `delete from sluice.epoch`,
+		"next":  `update sluice.epoch set timeline = '00000000'`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := pgtest.Database(t)
+			open(t, url).Close()
+			db := connect(t, url)
+			here := ask[string](t, db, `select timeline from sluice.epoch`)
+			execute(t, db, `create table kept as select * from sluice.epoch`)
+			execute(t, db, before)
+			tx := db.MustBegin()
+			defer tx.Rollback()
+			execute(t, tx, `insert into sluice.epoch (epoch, system_id, timeline, database_oid)
+				select 'theother', system_id, $1, database_oid from kept
+				on conflict (singleton) do update set epoch = excluded.epoch, timeline = excluded.timeline`, here)
+			opened := make(chan *Store, 1)
+			go func() {
+				defer close(opened)
+				s, err := Open(t.Context(), Options{URL: url})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				opened <- s
+			}()
+			waitLocked(t, db)
+			if err := tx.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			s := <-opened
+			if s == nil {
 				return
 			}
-			stores[i] = s
+			defer s.Close()
+			if kept := ask[string](t, db, `select epoch from sluice.epoch`); s.Epoch() != "theother" || kept != "theother" {
+				t.Errorf("the store has the epoch %q, the database %q", s.Epoch(), kept)
+			}
 		})
-	}
-	group.Wait()
-	kept := ask[string](t, connect(t, url), `select epoch from sluice.epoch`)
-	for _, s := range stores {
-		if s == nil {
-			continue
-		}
-		if s.Epoch() != kept {
-			t.Errorf("the epoch is %q here and %q there", s.Epoch(), kept)
-		}
-		s.Close()
 	}
 }
 
@@ -308,6 +326,13 @@ func TestPromoted(t *testing.T) {
 	if _, err := c.Connect(t.Context()); !errors.Is(err, errStandby) {
 		t.Errorf("a connection to a standby: %v", err)
 	}
+	// Until the next checkpoint the control file knows nothing of the new timeline. So there is none for now.
+	checkpointer := ask[int](t, standby, `select pid from pg_stat_activity where backend_type = 'checkpointer'`)
+	if err := syscall.Kill(checkpointer, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	goOn := sync.OnceFunc(func() { _ = syscall.Kill(checkpointer, syscall.SIGCONT) })
+	t.Cleanup(goOn)
 	if !ask[bool](t, standby, `select pg_promote()`) {
 		t.Fatal("the standby is not promoted")
 	}
@@ -328,6 +353,7 @@ func TestPromoted(t *testing.T) {
 		t.Error("a promoted standby has the epoch of its primary")
 	}
 	second.Close()
+	goOn()
 }
 
 // asStandby stops a cluster and starts its files as a standby that follows nobody.

@@ -143,8 +143,8 @@ func TestManyOrgsWakeAll(t *testing.T) {
 	t.Parallel()
 	database := pgtest.Database(t)
 	s, heard := open(t, database), listen(t, database)
-	const width = 256
-	named := hintLimit / (width + len(":1 "))
+	const limit, width = 7 << 10, 256
+	named := limit / (width + len(":1 "))
 	var items [][]Draft
 	for i := range named + 1 {
 		items = append(items, []Draft{draft(fmt.Sprintf("%0*d", width, i), "x")})
@@ -161,7 +161,7 @@ func TestManyOrgsWakeAll(t *testing.T) {
 	if len(got) != 3 {
 		t.Fatalf("%d notifications: %.80q", len(got), got)
 	}
-	if pairs := strings.Split(got[0], " "); len(pairs) != named || len(got[0]) < hintLimit-width-8 || len(got[0]) > hintLimit {
+	if pairs := strings.Split(got[0], " "); len(pairs) != named || len(got[0]) < limit-width-8 || len(got[0]) > limit {
 		t.Errorf("the hint for %d orgs has %d pairs and %d bytes", named, len(pairs), len(got[0]))
 	}
 	if got[1] != wakeAll || got[2] != wakeAll {
