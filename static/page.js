@@ -225,6 +225,7 @@ async function play() {
     for (let taken = false; playing && !taken;) {
       const { status, text } = await publish(event);
       taken = status === 201;
+      if (!playing) return; // stopped meanwhile
       if (taken && $("answer").className) answer("The hotel plays on.");
       if (!taken) answer(text, true);
       if (!taken && status !== 0 && status !== 503) return setPlaying(false);
@@ -242,8 +243,8 @@ function setPlaying(on) {
 let round = Promise.resolve(); // one hotel at a time, however fast the button is pressed
 $("play").addEventListener("click", () => {
   setPlaying(!playing);
+  answer(playing ? "The hotel plays." : "The hotel has stopped.");
   if (!playing) return;
-  answer("The hotel plays.");
   round = round.then(play);
 });
 
