@@ -1,0 +1,88 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// measured starts a server for a measurement and gives the flags that point at it.
+func measured(t *testing.T, args ...string) []string {
+	t.Helper()
+	adminListen := freePort(t)
+	p := serve(t, append(append(shared(t), "--admin-listen="+adminListen), args...)...)
+	return []string{"--url=" + p.url, "--admin=http://" + adminListen, "--data=" + dataDirectory(t)}
+}
+
+// TestBenchFanout measures a small run and prints, for server and floor, what is promised.
+func TestBenchFanout(t *testing.T) {
+	at := measured(t, "--max-streams-per-user=0", "--max-streams-per-org=0")
+	run := append([]string{"bench", "fanout", "--subscribers=20", "--duration=1s"}, at...)
+	out, notes, status := outcome(t, sluice(run...))
+	if status != 0 {
+		t.Fatalf("status %d: %s%s", status, notes, out)
+	}
+	const row = ` +\d+ deliveries/s  latency p50 \S+s p99 \S+s max \S+s  CPU \d+\.\d\d µs/delivery  -?\d+\.\d\d KiB/connection  0 lost, 0 twice`
+	for _, line := range []string{
+		`^server` + row + `$`, `^floor` + row + `$`,
+		`^server  published \d+ events/s, acknowledged in p50 \S+s p99 \S+s; CPU \d+\.\d µs/message$`,
+		`^ratio   CPU a delivery \S+  deliveries/s \d+\.\d\d$`,
+	} {
+		if !regexp.MustCompile(`(?m)` + line).MatchString(out) {
+			t.Errorf("no line like %s in:\n%s", line, out)
+		}
+	}
+	if !regexp.MustCompile(`\d+ cores, go1\.\S+, one fsync p50 \S+s`).MatchString(notes + out) {
+		t.Errorf("the time of an fsync is not told: %s", notes)
+	}
+	out, notes, status = outcome(t, sluice(append(run, "--json", "--no-floor", "--sharing=5")...))
+	var outcomes []struct {
+		Name                                 string
+		Messages, Deliveries, Lost, Repeated int64
+	}
+	if err := json.Unmarshal([]byte(out), &outcomes); status != 0 || err != nil || len(outcomes) != 1 {
+		t.Fatalf("status %d, %v: %s%s", status, err, notes, out)
+	}
+	// By the clock, twenty messages a second, each to five of the readers.
+	if one := outcomes[0]; one.Name != "server" || one.Messages < 5 || one.Messages > 21 || one.Deliveries != 5*one.Messages || one.Lost+one.Repeated != 0 {
+		t.Errorf("%+v", one)
+	}
+}
+
+// TestBenchHints fails with what to do about it.
+func TestBenchHints(t *testing.T) {
+	open, limited := measured(t), measured(t, "--max-streams-per-org=3")
+	wrong := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(wrong, []byte("the secret of another server"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	nobody := "http://" + freePort(t)
+	for _, c := range []struct {
+		name string
+		args []string
+		says []string
+	}{
+		{"a user's limit", open, []string{"429", "--max-streams-per-user 0"}},
+		{"an org's limit", limited, []string{"429", "--max-streams-per-org 0"}},
+		{"another secret", append(open[:3:3], "--secret-file="+wrong), []string{"401", "--data", "--token"}},
+		{"no secret", append(open[:2:2], "--data="+t.TempDir()), []string{"no secret", "--secret-file"}},
+		{"no server", append(open[1:3:3], "--url="+nobody), []string{"nobody listens at " + nobody, "sluice serve"}},
+		{"no admin listener", append(open[:3:3], "--admin="+nobody), []string{"--admin-listen", "--admin"}},
+		{"no address", append(open[1:3:3], "--url=ftp://nowhere"), []string{"--url"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, notes, status := outcome(t, sluice(append([]string{"bench", "fanout", "--subscribers=12", "--duration=1s", "--no-floor"}, c.args...)...))
+			if status != 1 || out != "" {
+				t.Errorf("status %d: %s", status, out)
+			}
+			for _, want := range c.says {
+				if !strings.Contains(notes, want) {
+					t.Errorf("it does not say %q: %s", want, notes)
+				}
+			}
+		})
+	}
+}
