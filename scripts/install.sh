@@ -12,18 +12,18 @@ fail() {
 have() { command -v "$1" >/dev/null 2>&1; }
 
 have go || fail "Go is not installed: get 1.26 or newer from https://go.dev/dl/"
-version=$(go env GOVERSION 2>/dev/null | sed 's/^go//')
+version=$(go env GOVERSION 2>/dev/null | sed 's/^.*go//')
 major=${version%%.*}
 rest=${version#*.}
 minor=${rest%%[!0-9]*}
 if [ "${major:-0}" -lt 1 ] || { [ "$major" -eq 1 ] && [ "${minor:-0}" -lt 26 ]; }; then
-	fail "Go $version is too old: get 1.26 or newer from https://go.dev/dl/"
+	fail "Go ${version:-of an unknown version} is too old: get 1.26 or newer from https://go.dev/dl/"
 fi
 
 missing=""
 postgres=$(ls -d "${SLUICE_PG_PLACES:-/usr/lib/postgresql}"/*/bin/initdb 2>/dev/null || true)
 if [ -z "$postgres" ] && ! have initdb; then
-	missing="postgresql"
+	missing=" postgresql"
 fi
 # The race detector needs a C compiler.
 if [ "${1:-}" = --test ] && ! have gcc && ! have cc; then
@@ -32,18 +32,22 @@ fi
 
 if [ -n "$missing" ]; then
 	have apt-get || fail "Missing:$missing. Install the Postgres server (initdb, postgres) and a C compiler with your package manager; only apt-get is known here."
+	# Debian would start a cluster of its own for everybody; Sluice starts a private one.
+	config=${SLUICE_PG_CONFIG:-/etc/postgresql-common}
+	quiet=""
+	case $missing in
+	*postgresql*) [ -e "$config/createcluster.conf" ] || quiet=yes ;;
+	esac
 	as=""
 	if [ "$(id -u)" -ne 0 ]; then
 		as="sudo"
-		have sudo || fail "Missing: run as root:  apt-get update && apt-get install -y --no-install-recommends $missing"
+		have sudo || fail "Missing:$missing. Run as root:  ${quiet:+mkdir -p $config && echo 'create_main_cluster = false' >$config/createcluster.conf && }apt-get update && apt-get install -y --no-install-recommends$missing"
 	fi
-	# Debian would start a cluster of its own for everybody; Sluice starts a private one.
-	config=${SLUICE_PG_CONFIG:-/etc/postgresql-common}
-	if [ ! -e "$config/createcluster.conf" ]; then
+	if [ -n "$quiet" ]; then
 		$as mkdir -p "$config"
 		echo "create_main_cluster = false" | $as tee "$config/createcluster.conf" >/dev/null
 	fi
-	echo "Installing $missing"
+	echo "Installing$missing"
 	$as apt-get update -qq
 	# shellcheck disable=SC2086 # a list of packages
 	$as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
