@@ -47,6 +47,7 @@ func TestDuplicateCommittedWhileWaiting(t *testing.T) {
 		t.Fatalf("an append passes a log that another one holds: %+v", got)
 	default:
 	}
+	released := ask[time.Time](t, tx, `select clock_timestamp()`)
 	if err := tx.Commit(); err != nil {
 		t.Fatal(err)
 	}
@@ -58,8 +59,8 @@ func TestDuplicateCommittedWhileWaiting(t *testing.T) {
 	if same.Cursor.Seq != 6 || !same.Duplicate || next.Cursor.Seq != 7 || next.Duplicate {
 		t.Errorf("the waiting append answers %+v", got.answer)
 	}
-	if got := page(t, s, "org", 5); got.Head != 7 || len(got.Events) != 2 {
-		t.Errorf("the log has %+v", got)
+	if got := page(t, s, "org", 5); got.Head != 7 || len(got.Events) != 2 || got.Events[1].Time.Before(released) {
+		t.Errorf("after a lock that was released at %v the log has %+v", released, got)
 	}
 }
 

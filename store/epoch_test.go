@@ -237,6 +237,7 @@ func TestRotate(t *testing.T) {
 	url := pgtest.Database(t)
 	var told changes
 	s, other := open(t, url), openWith(t, Options{URL: url, Migrate: true, EpochChanged: told.see})
+	polling := open(t, url)
 	first := s.Epoch()
 	second, err := s.RotateEpoch(t.Context(), "")
 	if err != nil || second == first || s.Epoch() != second {
@@ -244,6 +245,9 @@ func TestRotate(t *testing.T) {
 	}
 	if got := page(t, other, "org", 0); got.Epoch != second || other.Epoch() != second {
 		t.Errorf("another instance reads %q", got.Epoch)
+	}
+	if heads, err := polling.Heads(t.Context(), nil); err != nil || heads.Epoch != second || polling.Epoch() != second {
+		t.Errorf("an instance that only polls has %q and %q (%v)", heads.Epoch, polling.Epoch(), err)
 	}
 	if stale, err := s.RotateEpoch(t.Context(), first); err != nil || stale != second || s.Epoch() != second {
 		t.Errorf("from an epoch that is over: %q (%v)", stale, err)

@@ -132,6 +132,49 @@ func TestPageIsOneSnapshot(t *testing.T) {
 	}
 }
 
+// TestPageIsOneStatement stops a page at each of the tables that it reads, and changes all of them meanwhile, in one
+// transaction. Whatever the page had read before it was stopped would be older than the rest.
+func TestPageIsOneStatement(t *testing.T) {
+	t.Parallel()
+	for _, table := range []string{"events", "logs", "epoch"} {
+		t.Run(table, func(t *testing.T) {
+			t.Parallel()
+			url := pgtest.Database(t)
+			s, db := open(t, url), connect(t, url)
+			add(t, s, drafts("org", "x", 4)...)
+			page(t, s, "org", 0) // the connection is there and the plan is made
+			tx := db.MustBegin()
+			defer tx.Rollback()
+			execute(t, tx, `lock table sluice.`+table+` in access exclusive mode`)
+			type result struct {
+				page Page
+				err  error
+			}
+			done := make(chan result, 1)
+			go func() {
+				got, err := s.Page(t.Context(), "org", 1, time.Time{}, 10)
+				done <- result{got, err}
+			}()
+			waitLocked(t, db)
+			execute(t, tx, `delete from sluice.events where seq <= 2`)
+			execute(t, tx, `update sluice.logs set trimmed_seq = 2`)
+			execute(t, tx, `update sluice.epoch set epoch = 'another'`)
+			execute(t, tx, `insert into sluice.events select org, 5, time + interval '1 second', 'x5', service, type, '', '', '', '', '{}'
+				from sluice.events where seq = 4`)
+			if err := tx.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			got := <-done
+			if got.err != nil {
+				t.Fatal(got.err)
+			}
+			if p := got.page; p.Epoch != "another" || p.Floor != 2 || p.Head != 5 || len(p.Events) != 3 || p.Events[0].Seq != 3 {
+				t.Errorf("stopped at %s: %+v", table, p)
+			}
+		})
+	}
+}
+
 // TestSincePrunesOnly reads the same pages with the time of the event before them and without: the answers are equal.
 func TestSincePrunesOnly(t *testing.T) {
 	t.Parallel()
