@@ -278,26 +278,7 @@ func TestRotate(t *testing.T) {
 // TestPromoted restores the rows of one cluster in another, and then turns that into a standby and promotes it.
 func TestPromoted(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp("/tmp", "sluicetest")
-	if err == nil {
-		err = os.Chmod(dir, 0o755)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	cluster, err := localpg.Start(t.Context(), localpg.Options{Dir: dir, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	stop := sync.OnceFunc(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := cluster.Stop(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	t.Cleanup(stop)
+	cluster, dir, stop := privateCluster(t)
 
 	// A dump of another cluster's database brings its epoch along.
 	elsewhere := open(t, pgtest.Database(t)).Epoch()
@@ -319,7 +300,7 @@ func TestPromoted(t *testing.T) {
 
 	standby := asStandby(t, cluster, dir, stop)
 	wait(t, "the standby answers", func() bool { return standby.Ping() == nil })
-	_, err = Open(t.Context(), Options{URL: url})
+	_, err := Open(t.Context(), Options{URL: url})
 	if err == nil || !strings.Contains(err.Error(), "standby") && !strings.Contains(err.Error(), "recovery") {
 		t.Errorf("a standby was opened: %v", err)
 	}
@@ -358,6 +339,32 @@ func TestPromoted(t *testing.T) {
 	}
 	second.Close()
 	goOn()
+}
+
+// privateCluster starts one that a test may stop by what it returns, and that is stopped with the test.
+func privateCluster(t *testing.T) (cluster *localpg.Cluster, dir string, stop func()) {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "sluicetest")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	cluster, err = localpg.Start(t.Context(), localpg.Options{Dir: dir, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop = sync.OnceFunc(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := cluster.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	return cluster, dir, stop
 }
 
 // asStandby stops a cluster and starts its files as a standby that follows nobody.
