@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -90,19 +91,22 @@ type wire struct {
 	text []byte // of the body, as far as it was read
 }
 
+// receiveBuffer bounds the receive buffer of a connection before it is made, for the window is agreed upon then.
+func receiveBuffer(size int) func(network, address string, raw syscall.RawConn) error {
+	return func(_, _ string, raw syscall.RawConn) (err error) {
+		if size == 0 {
+			return nil
+		}
+		failed := raw.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, size) })
+		return errors.Join(failed, err)
+	}
+}
+
 // dial asks for a stream on a connection of its own, whose receive buffer may be tiny, and reads up to its ack: what is
 // published afterwards is for this reader.
 func (d *door) dial(protocol, token string, buffer int) *wire {
 	d.t.Helper()
-	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
-		if buffer > 0 { // before the connection is made, for the window is agreed upon then
-			failed := raw.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, buffer) })
-			if failed != nil {
-				err = failed
-			}
-		}
-		return err
-	}}
+	dialer := net.Dialer{Control: receiveBuffer(buffer)}
 	conn, err := dialer.Dial("tcp", strings.TrimPrefix(d.url, "http://"))
 	if err != nil {
 		d.t.Fatal(err)
