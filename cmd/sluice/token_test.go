@@ -14,12 +14,18 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// outcome runs one command line to its end and returns what it wrote and its exit status.
+// outcome runs one command line to its end and returns what it wrote and its exit status. One that does not end, such
+// as a server that should have refused to start, is killed, and its status is -1.
 func outcome(t *testing.T, command *exec.Cmd) (out, notes string, status int) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr
-	err := command.Run()
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(patience, func() { _ = command.Process.Kill() })
+	defer timer.Stop()
+	err := command.Wait()
 	var ended *exec.ExitError
 	if err != nil && !errors.As(err, &ended) {
 		t.Fatal(err)
