@@ -66,15 +66,20 @@ func withWriteTimeout(after time.Duration) func(*door) {
 	return func(d *door) { d.server.WriteTimeout = after }
 }
 
+// made is a draft with an id that no other has.
+func made(org, text string) store.Draft {
+	return store.Draft{Event: store.Event{
+		Org: org, ID: fmt.Sprintf("e%d", rand.Uint64()), Service: "finance", Type: "x", Data: json.RawMessage(`{"x":"` + text + `"}`),
+	}}
+}
+
 // append adds events of random sizes to an org's log and returns their ids.
 func (d *door) append(org string, n, most int) (ids []string) {
 	d.t.Helper()
 	var drafts []store.Draft
 	for range n {
-		data := json.RawMessage(`{"x":"` + strings.Repeat("x", rand.IntN(most+1)) + `"}`)
-		id := fmt.Sprintf("e%d", rand.Uint64())
-		ids = append(ids, id)
-		drafts = append(drafts, store.Draft{Event: store.Event{Org: org, ID: id, Service: "finance", Type: "x", Data: data}})
+		one := made(org, strings.Repeat("x", rand.IntN(most+1)))
+		ids, drafts = append(ids, one.ID), append(drafts, one)
 	}
 	if _, err := d.appender.Append(context.Background(), drafts); err != nil {
 		d.t.Fatal(err)
@@ -185,7 +190,7 @@ func unchunk(t testing.TB, text []byte) (body []byte, whole bool) {
 // framesOf parses a body: the ids of the events in it, and the kinds of all frames.
 func framesOf(t testing.TB, body []byte) (ids, kinds []string) {
 	t.Helper()
-	for event, err := range gosse.Read(bytes.NewReader(body), &gosse.ReadConfig{MaxEventSize: 1 << 20}) {
+	for event, err := range gosse.Read(bytes.NewReader(body), &gosse.ReadConfig{MaxEventSize: 2 << 20}) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -235,7 +240,7 @@ func read(body io.Reader) *reading {
 	r := &reading{done: make(chan struct{})}
 	go func() {
 		defer close(r.done)
-		for event, err := range gosse.Read(body, &gosse.ReadConfig{MaxEventSize: 1 << 20}) {
+		for event, err := range gosse.Read(body, &gosse.ReadConfig{MaxEventSize: 2 << 20}) {
 			r.mu.Lock()
 			if err != nil {
 				r.err = err

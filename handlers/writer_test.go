@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -209,4 +210,47 @@ func (d *door) stopped(user string) io.ReadCloser {
 		d.t.Errorf("the stream begins with %q", text)
 	}
 	return body
+}
+
+// told is an owner that only counts what it is told.
+type told struct{ ready, gone atomic.Int32 }
+
+func (o *told) Ready() { o.ready.Add(1) }
+func (o *told) Gone()  { o.gone.Add(1) }
+
+// TestWriterFirstBytes offers before anything is written: it follows the first bytes, and the end follows both.
+func TestWriterFirstBytes(t *testing.T) {
+	t.Parallel()
+	owner := new(told)
+	payload := func(text string) streams.Payload {
+		return streams.NewPayload(0, func(dst []byte) []byte { return append(dst, text...) })
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sink := newWriterSink(w, patience, []byte("first "))
+		sink.Start(owner)
+		shared := payload("second ")
+		if sink.Offer(shared) || sink.Offer(payload("third")) {
+			t.Error("a sink that has not written yet is not blocked")
+		}
+		if string(shared.Chunk()) != string(payload("second ").Chunk()) {
+			t.Error("what is shared was written to")
+		}
+		sink.End()
+		sink.serve(r.Context())
+		if sink.Offer(payload("late")) {
+			t.Error("a sink that has ended takes more")
+		}
+	}))
+	defer server.Close()
+	response, err := server.Client().Get(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if text, err := io.ReadAll(response.Body); err != nil || string(text) != "first second third" {
+		t.Errorf("%q, %v", text, err)
+	}
+	if owner.ready.Load() != 0 || owner.gone.Load() != 1 {
+		t.Errorf("it was told %d times to go on, and %d times that it is over", owner.ready.Load(), owner.gone.Load())
+	}
 }
