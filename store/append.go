@@ -150,8 +150,8 @@ func (s *Store) heads(ctx context.Context, tx *sqlx.Tx, orgs []string) (map[stri
 	if err := rows.Err(); err != nil {
 		return nil, "", err
 	}
-	if len(heads) != len(orgs) {
-		return nil, "", ErrUnavailable // the epoch is gone with the database; the retry finds out
+	if len(heads) != len(orgs) || epoch == "" && len(orgs) > 0 {
+		return nil, "", ErrUnavailable // the epoch is gone with the database, or is another one's; the poll finds out
 	}
 	return heads, epoch, nil
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql/driver"
+	"strings"
 	"time"
 
 	"github.com/lib/pq"
@@ -60,6 +61,9 @@ func (s *Store) Page(ctx context.Context, org string, after int64, since time.Ti
 		if held += len(document); held > pageBytes && len(page.Events) > 0 {
 			break // the first event is always in the page, or nobody would ever get past it
 		}
+		if last := len(page.Events) - 1; last >= 0 && *seq != page.Events[last].Seq+1 {
+			break // somebody has deleted an event: the next page begins with the hole, which everyone is told of
+		}
 		page.Events = append(page.Events, Event{
 			Org: org, Seq: *seq, Time: at.UTC(), ID: *id, Service: *service, Type: *kind, PropertyID: *property,
 			EntityType: *entityType, EntityID: *entity, UserID: *by, Data: document,
@@ -81,16 +85,24 @@ type Heads struct {
 	Of    map[string]int64
 }
 
+// sameSQL says whether the server that answers is the one that the epoch e belongs to (identity).
+const sameSQL = `(case when pg_is_in_recovery() then '' else left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) end
+		= e.timeline and (select system_identifier::text from pg_control_system()) = e.system_id
+		and (select oid::text from pg_database where datname = current_database()) = e.database_oid)`
+
+// checked has a statement answer no epoch where the server is another incarnation. Behind a pooler that is seen by nothing
+// else: our connection to the pooler stays as it is while the one behind it leads elsewhere.
+func checked(text string) string {
+	return strings.Replace(text, "e.epoch", "case when "+sameSQL+" then e.epoch else '' end as epoch", 1)
+}
+
 // polledSQL looks for heads among the events of the last ten minutes only, which prunes all but one or two partitions.
 // Whoever was away for longer has lost its LISTEN connection too, and wakes everything when it is back.
-const polledSQL = `select e.epoch, case when pg_is_in_recovery() then '' else
-		left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) end = e.timeline
-		and (select system_identifier::text from pg_control_system()) = e.system_id
-		and (select oid::text from pg_database where datname = current_database()) = e.database_oid as same,
+const polledSQL = `select e.epoch, ` + sameSQL + ` as same,
 	o.org, h.seq
 	from sluice.epoch e left join unnest($1::text[]) o(org) on true
 	left join lateral (select v.seq from sluice.events v where v.org = o.org
-		and v.time > now() - interval '10 minutes' and v.time < now() + interval '1 hour'
+		and v.time > now() - interval '10 minutes' and v.time < now() + interval '1 day'
 		order by v.seq desc limit 1) h on true`
 
 // Heads is the query of once a second that heals lost notifications. It also compares the incarnation, for

@@ -109,7 +109,11 @@ func (s *Store) start(ctx context.Context) error {
 		{&s.page, pageSQL},
 		{&s.polled, polledSQL},
 	} {
-		prepared, err := s.statement(ctx, one.text)
+		text := one.text
+		if s.pooled && (one.to == &s.headsOf || one.to == &s.page) {
+			text = checked(text)
+		}
+		prepared, err := s.statement(ctx, text)
 		if err != nil {
 			return classify(err)
 		}
