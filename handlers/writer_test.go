@@ -254,3 +254,13 @@ func TestWriterFirstBytes(t *testing.T) {
 		t.Errorf("it was told %d times to go on, and %d times that it is over", owner.ready.Load(), owner.gone.Load())
 	}
 }
+
+// TestWriterEndsWithoutAWord ends idle streams that are told nothing more, as the end of a token does.
+func TestWriterEndsWithoutAWord(t *testing.T) {
+	eachWay(t, func(t *testing.T, d *door) {
+		r := d.begin("7")
+		d.await("1", 1, 0)
+		d.server.Hub.Close()
+		r.ends(t, "ack")
+	})
+}
