@@ -8,10 +8,10 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -19,7 +19,7 @@ const (
 	tokenCookie   = "sluice_token"
 	tokenLeeway   = 30 * time.Second
 	propertiesFor = 30 * time.Second // that a user's properties are remembered
-	propertiesMax = 100_000          // users remembered
+	propertiesMax = 10_000           // users remembered
 )
 
 // Caller is who a token says that a request comes from (docs/protocol.md, "Identity").
@@ -27,7 +27,7 @@ type Caller struct {
 	Org, User   string
 	AnyOrg      bool     // a service token: it names the org it acts for
 	Admin       bool     // every property of the org
-	Properties  []string // sorted; of those who are no admins
+	Properties  []string // as the token names them; nil where it does not (Authenticator.Properties)
 	Services    []string // nil: all
 	Scopes      []string
 	DisplayName string
@@ -84,8 +84,7 @@ type Authenticator struct {
 	verified *verifiedTokens
 	flight   singleflight.Group
 
-	mu    sync.Mutex
-	known map[[2]string]knownProperties // guarded by mu
+	known *lru.Cache[[2]string, knownProperties] // by org and user
 }
 
 type knownProperties struct {
@@ -105,9 +104,12 @@ func NewAuthenticator(options AuthOptions) *Authenticator {
 	if options.Audience != "" {
 		checks = append(checks, jwt.WithAudience(options.Audience))
 	}
+	known, err := lru.New[[2]string, knownProperties](propertiesMax)
+	if err != nil {
+		panic(err) // the size is not positive
+	}
 	return &Authenticator{
-		options: options, parser: jwt.NewParser(checks...), verified: newVerifiedTokens(jwt.NewValidator(checks...)),
-		known: map[[2]string]knownProperties{},
+		options: options, parser: jwt.NewParser(checks...), verified: newVerifiedTokens(jwt.NewValidator(checks...)), known: known,
 	}
 }
 
@@ -149,7 +151,7 @@ func (id *wireID) UnmarshalJSON(text []byte) error {
 }
 
 // Caller reads the request's token: from the Authorization header, else from the cookie. Whatever is wrong with it is
-// a 401; properties that cannot be looked up are a 503.
+// a 401.
 func (a *Authenticator) Caller(r *http.Request) (*Caller, error) {
 	text, byCookie := "", false
 	if header := r.Header.Get("Authorization"); header != "" {
@@ -176,19 +178,28 @@ func (a *Authenticator) Caller(r *http.Request) (*Caller, error) {
 		Services: claims.Services, Scopes: strings.Fields(claims.Scope), DisplayName: claims.DisplayName,
 		Expires: claims.ExpiresAt.Time, ByCookie: byCookie,
 	}
-	for _, id := range claims.Properties { // a copy: the claims are shared
-		caller.Properties = append(caller.Properties, string(id))
+	if claims.Properties != nil {
+		caller.Properties = make([]string, len(claims.Properties)) // the claims are shared
+		for i, id := range claims.Properties {
+			caller.Properties[i] = string(id)
+		}
 	}
-	if !caller.Admin && claims.Properties == nil && a.options.Properties != nil {
-		ids, err := a.propertiesOf(r.Context(), caller.Org, caller.User)
-		if err != nil {
+	return caller, nil
+}
+
+// Properties are the ids, sorted, that a caller who is no admin has in the org that it acts for: the token's, or where it
+// names none those of the operator's query. A failing query is a 503; it grants nothing.
+func (a *Authenticator) Properties(ctx context.Context, caller *Caller, org string) ([]string, error) {
+	ids := caller.Properties
+	if ids == nil && a.options.Properties != nil {
+		var err error
+		if ids, err = a.propertiesOf(ctx, org, caller.User); err != nil {
 			return nil, err
 		}
-		caller.Properties = slices.Clone(ids)
 	}
-	slices.Sort(caller.Properties)
-	caller.Properties = slices.Compact(caller.Properties)
-	return caller, nil
+	ids = slices.Clone(ids)
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
 }
 
 // claims verifies a token. One that was verified a moment ago is only checked against the clock again.
@@ -226,9 +237,7 @@ func refusedToken(err error) error {
 // propertiesOf asks the operator's query at most once in 30 s for a user. A failure grants nothing.
 func (a *Authenticator) propertiesOf(ctx context.Context, org, user string) ([]string, error) {
 	key := [2]string{org, user}
-	a.mu.Lock()
-	known, found := a.known[key]
-	a.mu.Unlock()
+	known, found := a.known.Get(key)
 	if found && time.Now().Before(known.until) {
 		return known.ids, nil
 	}
@@ -237,12 +246,7 @@ func (a *Authenticator) propertiesOf(ctx context.Context, org, user string) ([]s
 		if err != nil {
 			return nil, err
 		}
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		if len(a.known) >= propertiesMax {
-			clear(a.known)
-		}
-		a.known[key] = knownProperties{ids, time.Now().Add(propertiesFor)}
+		a.known.Add(key, knownProperties{ids, time.Now().Add(propertiesFor)})
 		return ids, nil
 	})
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -173,7 +174,7 @@ func TestCaller(t *testing.T) {
 			"orgId": 9007199254740993, "sub": 12, "role": "MANAGER", "properties": []any{10, "9", 9, "b"},
 			"services": []string{"finance"}, "scope": " publish  admin ", "displayName": "Ada",
 		}, Caller{
-			Org: "9007199254740993", User: "12", Properties: []string{"10", "9", "b"}, Services: []string{"finance"},
+			Org: "9007199254740993", User: "12", Properties: []string{"10", "9", "9", "b"}, Services: []string{"finance"},
 			Scopes: []string{"publish", "admin"}, DisplayName: "Ada",
 		}},
 		{"service token", jwt.MapClaims{"orgId": "*"}, Caller{Org: "*", User: "7", AnyOrg: true}},
@@ -209,34 +210,45 @@ func TestPropertiesSQL(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		claims Claims
+		acts   string // for another org than its own
 		want   []string
 	}{
-		{"from the table", Claims{}, []string{"3", "4"}},
-		{"of another user", Claims{User: "8"}, []string{"5"}},
-		{"of another org", Claims{Org: "2"}, nil},
-		{"the token's own", Claims{Properties: []string{"1"}}, []string{"1"}},
-		{"the token says none", Claims{Properties: []string{}}, nil},
-		{"an admin has them all", Claims{Role: "ADMIN"}, nil},
+		{"from the table", Claims{}, "", []string{"3", "4"}},
+		{"of another user", Claims{User: "8"}, "", []string{"5"}},
+		{"of another org", Claims{Org: "2"}, "", nil},
+		{"of the org that a service acts for", Claims{Org: "*"}, "1", []string{"3", "4"}},
+		{"the token's own", Claims{Properties: []string{"2", "1", "2"}}, "", []string{"1", "2"}},
+		{"the token says none", Claims{Properties: []string{}}, "", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := with(query).Caller(request(mint(t, c.claims)))
-			if err != nil || len(got.Properties) != len(c.want) || len(c.want) > 0 && !reflect.DeepEqual(got.Properties, c.want) {
-				t.Errorf("%+v (%v), want %v", got, err, c.want)
+			auth := with(query)
+			caller, err := auth.Caller(request(mint(t, c.claims)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			org := caller.Org
+			if c.acts != "" {
+				org = c.acts
+			}
+			got, err := auth.Properties(t.Context(), caller, org)
+			if err != nil || !slices.Equal(got, c.want) {
+				t.Errorf("%v (%v), want %v", got, err, c.want)
 			}
 		})
 	}
 	t.Run("broken", func(t *testing.T) {
 		broken := with(`select secret from missing where $1 = $2`)
-		_, err := broken.Caller(request(mint(t, Claims{})))
+		caller, err := broken.Caller(request(mint(t, Claims{})))
+		if err != nil {
+			t.Fatalf("who needs no properties is refused: %v", err)
+		}
+		_, err = broken.Properties(t.Context(), caller, "1")
 		var p *Problem
 		if !errors.As(err, &p) || p.Status != 503 || p.RetryAfter == 0 || strings.Contains(p.Detail, "missing") {
 			t.Errorf("%v", err)
 		}
 		if !strings.Contains(fmt.Sprint(err), "missing") {
 			t.Errorf("the log is not told the cause: %v", err)
-		}
-		if got, err := broken.Caller(request(mint(t, Claims{Role: "ADMIN"}))); err != nil || !got.Admin {
-			t.Errorf("an admin is refused too: %v", err)
 		}
 	})
 }
@@ -252,12 +264,18 @@ func TestPropertiesRemembered(t *testing.T) {
 				return []string{fmt.Sprint(asked.Add(1))}, nil
 			},
 		})
+		properties := func(token string) ([]string, error) {
+			caller, err := auth.Caller(request(token))
+			if err != nil {
+				return nil, err
+			}
+			return auth.Properties(t.Context(), caller, caller.Org)
+		}
 		token := mint(t, Claims{})
 		expect := func(want string) {
 			t.Helper()
-			got, err := auth.Caller(request(token))
-			if err != nil || len(got.Properties) != 1 || got.Properties[0] != want {
-				t.Errorf("%+v (%v), want property %s", got, err, want)
+			if got, err := properties(token); err != nil || len(got) != 1 || got[0] != want {
+				t.Errorf("%v (%v), want property %s", got, err, want)
 			}
 		}
 		var group sync.WaitGroup
@@ -269,7 +287,7 @@ func TestPropertiesRemembered(t *testing.T) {
 		expect("1")
 		<-time.After(2 * time.Second)
 		expect("2")
-		if got, err := auth.Caller(request(mint(t, Claims{User: "8"}))); err != nil || got.Properties[0] != "3" {
+		if got, err := properties(mint(t, Claims{User: "8"})); err != nil || got[0] != "3" {
 			t.Errorf("another user shares them: %+v (%v)", got, err)
 		}
 	})

@@ -15,6 +15,14 @@ type Check struct {
 // checkTimeout bounds all checks of one request together.
 const checkTimeout = 4 * time.Second
 
+// probedFor is how long an outcome is told again.
+const probedFor = time.Second
+
+type probed struct {
+	outcome readiness
+	at      time.Time
+}
+
 // live answers that the process runs.
 func (s *Server) live(w http.ResponseWriter, _ *http.Request) error {
 	return answer(w, http.StatusOK, map[string]string{"status": "ok", "version": s.Version})
@@ -29,10 +37,15 @@ func (s *Server) ready(w http.ResponseWriter, r *http.Request) error {
 		return answer(w, http.StatusServiceUnavailable, readiness{"not ready", map[string]string{"drain": "draining"}})
 	}
 	// Whoever asks needs no token: those who ask at once share one answer, so that they cannot keep the database busy.
+	// An answer is good for a second: each of them costs the database some queries and a notification.
 	shared, _, _ := s.probes.Do("", func() (any, error) {
-		return s.probe(context.WithoutCancel(r.Context())), nil
+		if known := s.probed; time.Since(known.at) < probedFor {
+			return known, nil
+		}
+		s.probed = probed{s.probe(context.WithoutCancel(r.Context())), time.Now()}
+		return s.probed, nil
 	})
-	outcome := shared.(readiness)
+	outcome := shared.(probed).outcome
 	status := http.StatusOK
 	if outcome.Status != "ready" {
 		status = http.StatusServiceUnavailable

@@ -48,31 +48,41 @@ func (s *Server) recoverPanics(next http.Handler) http.Handler {
 	})
 }
 
-// ownHostOnly refuses, in dev mode, requests that name a host which is not this machine: a page elsewhere whose name
-// was made to point here would get the demo token.
+// ownHostOnly refuses requests that name a host which is not this machine: a page elsewhere whose name was made to point
+// here would get the demo token of dev mode, or profiles.
 func (s *Server) ownHostOnly(next http.Handler) http.Handler {
-	return s.serve(func(w http.ResponseWriter, r *http.Request) error {
+	return s.guard(next, func(r *http.Request) error {
 		host, _, err := net.SplitHostPort(r.Host)
 		if err != nil {
 			host = strings.Trim(r.Host, "[]")
 		}
 		if !loopbackName(host) {
-			return problem(http.StatusMisdirectedRequest, "in dev mode only localhost is served, not %q", r.Host)
+			return problem(http.StatusMisdirectedRequest, "only localhost is served here, not %q", r.Host)
 		}
-		next.ServeHTTP(w, r)
 		return nil
 	})
 }
 
 // loopbackOnly refuses clients on other machines.
 func (s *Server) loopbackOnly(next http.Handler) http.Handler {
-	return s.serve(func(w http.ResponseWriter, r *http.Request) error {
+	return s.guard(next, func(r *http.Request) error {
 		host, _, _ := net.SplitHostPort(r.RemoteAddr)
 		if !loopbackName(host) {
 			return problem(http.StatusForbidden, "profiles are for this machine only")
 		}
-		next.ServeHTTP(w, r)
 		return nil
+	})
+}
+
+// guard lets through what check has nothing against.
+func (s *Server) guard(next http.Handler, check func(*http.Request) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err := check(r)
+		if err == nil {
+			next.ServeHTTP(w, r)
+			return
+		}
+		s.serve(func(http.ResponseWriter, *http.Request) error { return err })(w, r)
 	})
 }
 

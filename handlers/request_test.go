@@ -155,21 +155,26 @@ func TestAdmin(t *testing.T) {
 	d := openDoor(t)
 	admin := d.server.AdminRoutes()
 	for _, c := range []struct {
-		path, from string
-		status     int
+		path, from, host string
+		status           int
 	}{
-		{"/metrics", "127.0.0.1:1", 200},
-		{"/metrics", "10.0.0.1:1", 200},
-		{"/debug/pprof/", "127.0.0.1:1", 200},
-		{"/debug/pprof/heap", "[::1]:1", 200},
-		{"/debug/pprof/cmdline", "10.0.0.1:1", 403},
-		{"/debug/pprof/", "10.0.0.1:1", 403},
+		{"/metrics", "127.0.0.1:1", "localhost:9180", 200},
+		{"/metrics", "10.0.0.1:1", "sluice.internal:9180", 200},
+		{"/debug/pprof/", "127.0.0.1:1", "127.0.0.1:9180", 200},
+		{"/debug/pprof/heap", "[::1]:1", "localhost:9180", 200},
+		{"/debug/pprof/cmdline", "10.0.0.1:1", "localhost:9180", 403},
+		{"/debug/pprof/", "10.0.0.1:1", "localhost:9180", 403},
+		{"/debug/pprof/", "127.0.0.1:1", "rebound.example:9180", 421},
+		{"/nothing", "127.0.0.1:1", "localhost:9180", 404},
 	} {
 		r, w := httptest.NewRequest(http.MethodGet, c.path, nil), httptest.NewRecorder()
-		r.RemoteAddr = c.from
+		r.RemoteAddr, r.Host = c.from, c.host
 		admin.ServeHTTP(w, r)
 		if w.Code != c.status {
 			t.Errorf("%s from %s: %d, want %d", c.path, c.from, w.Code, c.status)
+		}
+		if w.Header().Get(requestIDHeader) == "" || c.status > 400 && w.Header().Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%s: %v", c.path, w.Header())
 		}
 		if c.path == "/metrics" && !strings.Contains(w.Body.String(), "\nsluice_active_streams") {
 			t.Errorf("%.200s", w.Body)

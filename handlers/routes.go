@@ -40,6 +40,7 @@ type Server struct {
 
 	sockets     *sockets
 	probes      singleflight.Group // of readiness
+	probed      probed             // the last outcome; owned by whoever probes
 	bodyTimeout time.Duration      // for a whole body; set by Routes
 }
 
@@ -89,6 +90,9 @@ func (s *Server) notAllowed(routes chi.Routes) handler {
 		for _, method := range []string{http.MethodGet, http.MethodPost} {
 			if routes.Match(chi.NewRouteContext(), method, r.URL.Path) {
 				w.Header().Add("Allow", method)
+				if method == http.MethodGet {
+					w.Header().Add("Allow", http.MethodHead)
+				}
 			}
 		}
 		return problem(http.StatusMethodNotAllowed, "%s is not a method of this path", r.Method)
@@ -101,9 +105,11 @@ func (s *Server) Close() { s.sockets.close() }
 // AdminRoutes is the admin listener: figures for Prometheus, and profiles for whoever sits on this machine.
 func (s *Server) AdminRoutes() http.Handler {
 	router := chi.NewRouter()
+	router.Use(s.identify, s.recoverPanics)
+	router.NotFound(s.serve(s.notFound))
 	router.Handle("/metrics", promhttp.HandlerFor(s.Registry, promhttp.HandlerOpts{}))
 	router.Group(func(router chi.Router) {
-		router.Use(s.loopbackOnly)
+		router.Use(s.loopbackOnly, s.ownHostOnly)
 		router.HandleFunc("/debug/pprof/*", pprof.Index)
 		router.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 		router.HandleFunc("/debug/pprof/profile", pprof.Profile)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,6 +25,7 @@ const (
 // a goroutine, until the kernel takes more.
 type socketSink struct {
 	fd      int
+	id      uint64 // among all sockets that there ever were; a descriptor's number comes again
 	chunked bool
 	timeout time.Duration // without progress
 	sockets *sockets
@@ -74,7 +76,8 @@ func (s *Server) hijack(w http.ResponseWriter, r *http.Request, first []byte) (*
 	}
 	fd, err := s.sockets.adopt(conn)
 	if err != nil {
-		return nil, fmt.Errorf("take the connection over: %w", err)
+		s.Log.Warn("a stream cannot be opened", "err", err) // too few descriptors
+		return nil, http.ErrAbortHandler
 	}
 	sink := &socketSink{fd: fd, chunked: chunked, timeout: s.WriteTimeout, sockets: s.sockets}
 	// The head fits into any send buffer that is still empty.
@@ -101,18 +104,20 @@ func (s *socketSink) Offer(p streams.Payload) bool {
 	if s.closed || s.rest != nil {
 		return false
 	}
-	bytes := p.Chunk()
-	if !s.chunked {
-		bytes = p.Raw()
-	}
+	bytes := s.framed(p)
 	n := s.write(bytes)
 	if n == len(bytes) {
 		return true
 	}
-	s.rest = bytes[n:]
-	s.stall = time.AfterFunc(s.timeout, s.gone)
-	s.sockets.await(s, true)
+	s.block(bytes[n:])
 	return false
+}
+
+// block keeps what the kernel did not take. The caller holds mu.
+func (s *socketSink) block(rest []byte) {
+	s.rest = rest
+	s.stall = time.AfterFunc(s.timeout, func() { s.gone(streams.ErrStalled) })
+	s.sockets.await(s, true)
 }
 
 // write gives the kernel what it takes at once. An error takes nothing: the poller reports it, too. The
@@ -137,7 +142,7 @@ func (s *socketSink) resume() {
 	n := s.write(s.rest)
 	s.rest = s.rest[n:]
 	if len(s.rest) > 0 {
-		if n > 0 {
+		if n > 0 && !s.ending {
 			s.stall.Reset(s.timeout)
 		}
 		s.sockets.await(s, true)
@@ -154,30 +159,49 @@ func (s *socketSink) resume() {
 	if !ending {
 		s.owner.Ready()
 	} else if s.close(true) {
-		s.owner.Gone()
+		s.owner.Gone(nil)
 	}
 }
 
+// framed is a payload as the body of this response has it.
+func (s *socketSink) framed(p streams.Payload) []byte {
+	if s.chunked {
+		return p.Chunk()
+	}
+	return p.Raw()
+}
+
 // End implements streams.Sink. Gone is called from a goroutine of its own, for the caller holds its tail's lock.
-func (s *socketSink) End() {
+func (s *socketSink) End(last streams.Payload) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.ending {
+		return
+	}
 	s.ending = true
-	waits := s.rest != nil || s.closed
-	s.mu.Unlock()
-	if waits {
+	if last != nil {
+		bytes := s.framed(last)
+		if s.rest != nil {
+			s.rest = slices.Concat(s.rest, bytes) // a copy: what was offered is shared
+		} else if n := s.write(bytes); n < len(bytes) {
+			s.block(bytes[n:])
+		}
+	}
+	if s.rest != nil {
+		s.stall.Reset(s.timeout) // for all that is left, or a reader that takes a byte now and then would stay for ever
 		return
 	}
 	go func() {
 		if s.close(true) {
-			s.owner.Gone()
+			s.owner.Gone(nil)
 		}
 	}()
 }
 
-// gone is what a closed or dead peer leads to.
-func (s *socketSink) gone() {
+// gone is what a closed, dead or stalled peer leads to.
+func (s *socketSink) gone(why error) {
 	if s.close(false) {
-		s.owner.Gone()
+		s.owner.Gone(why)
 	}
 }
 

@@ -22,7 +22,8 @@ type sockets struct {
 	done sync.WaitGroup
 
 	mu    sync.Mutex
-	sinks map[int32]*socketSink // guarded by mu; by descriptor
+	last  uint64                 // guarded by mu: the newest id
+	sinks map[uint64]*socketSink // guarded by mu; by id
 }
 
 func newSockets() (*sockets, error) {
@@ -34,7 +35,7 @@ func newSockets() (*sockets, error) {
 		_ = unix.Close(fd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	s := &sockets{fd: fd, file: os.NewFile(uintptr(fd), "epoll"), sinks: map[int32]*socketSink{}}
+	s := &sockets{fd: fd, file: os.NewFile(uintptr(fd), "epoll"), sinks: map[uint64]*socketSink{}}
 	if s.raw, err = s.file.SyscallConn(); err != nil {
 		_ = s.file.Close()
 		return nil, err
@@ -71,32 +72,37 @@ func (s *sockets) watch(sink *socketSink) {
 		return
 	}
 	s.mu.Lock()
-	s.sinks[int32(sink.fd)] = sink
+	s.last++
+	sink.id = s.last
+	s.sinks[sink.id] = sink
 	s.mu.Unlock()
-	// Each event comes once and is asked for again: several goroutines never work on one sink.
-	event := unix.EpollEvent{Events: unix.EPOLLRDHUP | unix.EPOLLONESHOT, Fd: int32(sink.fd)}
-	if sink.rest != nil {
-		event.Events |= unix.EPOLLOUT
-	}
-	_ = unix.EpollCtl(s.fd, unix.EPOLL_CTL_ADD, sink.fd, &event)
+	_ = unix.EpollCtl(s.fd, unix.EPOLL_CTL_ADD, sink.fd, interest(sink, false))
 }
 
 // await has the sink told, once, when its socket can be written to; without writable, only when its peer has closed.
 // The caller holds the sink's lock.
 func (s *sockets) await(sink *socketSink, writable bool) {
-	event := unix.EpollEvent{Events: unix.EPOLLRDHUP | unix.EPOLLONESHOT, Fd: int32(sink.fd)}
+	_ = unix.EpollCtl(s.fd, unix.EPOLL_CTL_MOD, sink.fd, interest(sink, writable))
+}
+
+// interest is what to wait for. Each event comes once and is asked for again: several goroutines never work on one sink.
+// It carries the sink's id, not its descriptor: one that was closed may be another stream's when the event is looked at.
+func interest(sink *socketSink, writable bool) *unix.EpollEvent {
+	event := &unix.EpollEvent{
+		Events: unix.EPOLLRDHUP | unix.EPOLLONESHOT, Fd: int32(uint32(sink.id)), Pad: int32(uint32(sink.id >> 32)),
+	}
 	if writable {
 		event.Events |= unix.EPOLLOUT
 	}
-	_ = unix.EpollCtl(s.fd, unix.EPOLL_CTL_MOD, sink.fd, &event)
+	return event
 }
 
 // release closes the sink's descriptor; the caller holds the sink's lock.
 func (s *sockets) release(sink *socketSink) {
 	s.mu.Lock()
-	delete(s.sinks, int32(sink.fd))
+	delete(s.sinks, sink.id)
 	if len(s.sinks) == 0 {
-		s.sinks = map[int32]*socketSink{} // a map keeps the room of its most crowded moment
+		s.sinks = map[uint64]*socketSink{} // a map keeps the room of its most crowded moment
 	}
 	s.mu.Unlock()
 	_ = unix.Shutdown(sink.fd, unix.SHUT_WR)
@@ -118,7 +124,7 @@ func (s *sockets) run() {
 		}
 		for _, event := range events[:max(n, 0)] {
 			s.mu.Lock()
-			sink := s.sinks[event.Fd]
+			sink := s.sinks[uint64(uint32(event.Fd))|uint64(uint32(event.Pad))<<32]
 			s.mu.Unlock()
 			switch {
 			case sink == nil:
@@ -126,7 +132,7 @@ func (s *sockets) run() {
 				// On a goroutine of its own: what the reader is given next is made under its tail's lock.
 				go sink.resume()
 			default:
-				go sink.gone()
+				go sink.gone(nil)
 			}
 		}
 	}

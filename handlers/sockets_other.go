@@ -48,7 +48,7 @@ func (s *sockets) watch(sink *socketSink) {
 	}
 	s.done.Go(func() {
 		_, _ = io.Copy(io.Discard, conn) // ends when the peer closes, or we do
-		sink.gone()
+		sink.gone(nil)
 	})
 }
 
@@ -68,7 +68,7 @@ func (s *sockets) await(sink *socketSink, writable bool) {
 			})
 		}
 		if err != nil {
-			sink.gone()
+			sink.gone(nil)
 			return
 		}
 		sink.resume()

@@ -5,6 +5,7 @@ import (
 	"mime"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -54,6 +55,10 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request) error {
 		s.Hub.Subscribe(sub)
 		return nil
 	}
+	// The server's time for reading a request is over some time; a stream has none.
+	if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
 	sink := newWriterSink(w, s.WriteTimeout, first)
 	sub.Sink = sink
 	s.Hub.Subscribe(sub)
@@ -61,19 +66,23 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// acceptsSSE says whether SSE is what was asked for, or will do.
+// acceptsSSE says whether SSE is what was asked for, or will do: of the ranges that it falls into the narrowest decides
+// (RFC 9110, 12.5.1).
 func acceptsSSE(header http.Header) bool {
-	values := header.Values("Accept")
-	if len(values) == 0 {
+	text := strings.Join(header.Values("Accept"), ",")
+	if strings.TrimSpace(text) == "" {
 		return true
 	}
-	for _, one := range strings.Split(strings.Join(values, ","), ",") {
+	ranges := []string{"*/*", "text/*", eventStream}
+	narrowest, accepted := -1, false
+	for one := range strings.SplitSeq(text, ",") {
 		kind, params, err := mime.ParseMediaType(one)
-		if err == nil && params["q"] != "0" && (kind == eventStream || kind == "*/*" || kind == "text/*") {
-			return true
+		if at := slices.Index(ranges, kind); err == nil && at >= narrowest && at >= 0 {
+			quality, malformed := strconv.ParseFloat(params["q"], 64)
+			narrowest, accepted = at, params["q"] == "" || malformed == nil && quality > 0
 		}
 	}
-	return false
+	return accepted
 }
 
 // refuse says that there is no stream for now. An EventSource gives up for ever on anything but 200, so it gets one that
@@ -114,11 +123,18 @@ func (s *Server) subscription(r *http.Request, caller *Caller) (*streams.Subscri
 	if sub.Services, sub.Filter.Services, err = s.services(listed(query["services"]), caller); err != nil {
 		return nil, err
 	}
-	sub.Filter.AllProperties, sub.Filter.Properties = caller.Admin, caller.Properties
+	if sub.Filter.AllProperties = caller.Admin; !caller.Admin {
+		if sub.Filter.Properties, err = s.Auth.Properties(r.Context(), caller, sub.Org); err != nil {
+			return nil, err
+		}
+	}
 	if asked := listed(query["propertyId"]); len(asked) > 1 {
 		return nil, invalid("propertyId", "one property is expected")
 	} else if len(asked) == 1 {
-		if !sub.Filter.AllProperties && !slices.Contains(caller.Properties, asked[0]) {
+		if !label(asked[0]) {
+			return nil, invalid("propertyId", "at most %d bytes without control characters are expected", labelLimit)
+		}
+		if !sub.Filter.AllProperties && !slices.Contains(sub.Filter.Properties, asked[0]) {
 			return nil, problem(http.StatusForbidden, "the token does not allow the property %q", asked[0])
 		}
 		sub.Filter.AllProperties, sub.Filter.Properties = false, asked
@@ -156,9 +172,11 @@ func (s *Server) services(names []string, caller *Caller) ([]string, uint64, err
 // listed reads a list given by commas, by repetition, or both; each once, in order.
 func listed(values []string) []string {
 	var list []string
+	seen := map[string]bool{"": true}
 	for _, value := range values {
 		for one := range strings.SplitSeq(value, ",") {
-			if one = strings.Clone(strings.TrimSpace(one)); one != "" && !slices.Contains(list, one) {
+			if one = strings.Clone(strings.TrimSpace(one)); !seen[one] {
+				seen[one] = true
 				list = append(list, one)
 			}
 		}

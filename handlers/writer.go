@@ -2,7 +2,10 @@ package handlers
 
 import (
 	"context"
+	"errors"
 	"net/http"
+	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,10 +21,11 @@ type writerSink struct {
 	owner   streams.Owner
 	wake    chan struct{} // one slot: there is something to write, or to end
 
-	mu     sync.Mutex
-	slot   []byte // guarded by mu: what is to be written
-	ending bool   // guarded by mu: after slot
-	closed bool   // guarded by mu: nothing can be written any more
+	mu       sync.Mutex
+	slot     []byte    // guarded by mu: what is to be written
+	ending   bool      // guarded by mu: after slot
+	deadline time.Time // guarded by mu: of the end
+	closed   bool      // guarded by mu: nothing can be written any more
 }
 
 func newWriterSink(w http.ResponseWriter, timeout time.Duration, first []byte) *writerSink {
@@ -44,25 +48,28 @@ func (s *writerSink) Offer(p streams.Payload) bool {
 	if s.closed {
 		return false
 	}
-	// The stream's first bytes may still be on their way: what comes then follows them.
-	if s.slot == nil {
-		s.slot = p.Raw()
-	} else {
-		s.slot = append(s.slot[:len(s.slot):len(s.slot)], p.Raw()...)
-	}
-	s.signal()
+	s.put(p)
 	return false
 }
 
 // End implements streams.Sink.
-func (s *writerSink) End() {
+func (s *writerSink) End(last streams.Payload) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ending = true
-	s.signal()
+	s.ending, s.deadline = true, time.Now().Add(s.timeout)
+	s.put(last)
 }
 
-func (s *writerSink) signal() {
+// put hands a payload, which may be nil, to the goroutine that writes. What is still on its way goes first. The caller
+// holds mu.
+func (s *writerSink) put(p streams.Payload) {
+	switch {
+	case p == nil:
+	case s.slot == nil:
+		s.slot = p.Raw()
+	default:
+		s.slot = slices.Concat(s.slot, p.Raw()) // a copy: what was offered is shared
+	}
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -71,11 +78,12 @@ func (s *writerSink) signal() {
 
 // serve writes until the stream ends; it is the request's goroutine.
 func (s *writerSink) serve(ctx context.Context) {
+	var why error
 	defer func() {
 		s.mu.Lock()
 		s.closed = true
 		s.mu.Unlock()
-		s.owner.Gone()
+		s.owner.Gone(why)
 	}()
 	for {
 		s.mu.Lock()
@@ -85,6 +93,9 @@ func (s *writerSink) serve(ctx context.Context) {
 		switch {
 		case len(bytes) > 0:
 			if err := s.write(bytes); err != nil {
+				if errors.Is(err, os.ErrDeadlineExceeded) {
+					why = streams.ErrStalled
+				}
 				return
 			}
 			s.mu.Lock()
@@ -105,12 +116,19 @@ func (s *writerSink) serve(ctx context.Context) {
 	}
 }
 
-// write gives each piece its own time, so that a slow reader that makes progress is not cut off.
+// write gives each piece its own time, so that a slow reader that makes progress is not cut off; at the end there is one
+// time for all that is left, or a reader that takes a byte now and then would stay for ever.
 func (s *writerSink) write(bytes []byte) error {
 	const piece = 16 << 10
 	for len(bytes) > 0 {
 		n := min(piece, len(bytes))
-		if err := s.control.SetWriteDeadline(time.Now().Add(s.timeout)); err != nil {
+		deadline := time.Now().Add(s.timeout)
+		s.mu.Lock()
+		if s.ending {
+			deadline = s.deadline
+		}
+		s.mu.Unlock()
+		if err := s.control.SetWriteDeadline(deadline); err != nil {
 			return err
 		}
 		if _, err := s.writer.Write(bytes[:n]); err != nil {

@@ -30,6 +30,9 @@ var over = map[string]func(*httptest.Server){
 	"HTTP/1.1 over TLS": func(server *httptest.Server) { server.StartTLS() },
 }
 
+// requestTime is what these servers give a request.
+const requestTime = 3 * time.Second
+
 // clientOf makes a client that buffers little for a reader that takes nothing.
 func clientOf(server *httptest.Server, way string) *http.Client {
 	transport := server.Client().Transport.(*http.Transport).Clone()
@@ -64,6 +67,7 @@ func eachWay(t *testing.T, test func(t *testing.T, d *door), changes ...func(*do
 				}
 				routes.ServeHTTP(w, r)
 			}))
+			server.Config.ReadTimeout = requestTime
 			start(server)
 			d.client, d.url = clientOf(server, name), server.URL
 			t.Cleanup(func() {
@@ -98,6 +102,15 @@ func (r *reading) ends(t testing.TB, last string) {
 	if kinds := r.kinds(); r.err != nil || kinds[len(kinds)-1] != last {
 		t.Fatalf("a stream has ended after %q: %v", kinds[max(0, len(kinds)-3):], r.err)
 	}
+}
+
+// TestStreamOutlivesItsRequest keeps a stream beyond the time that the server gives a request.
+func TestStreamOutlivesItsRequest(t *testing.T) {
+	eachWay(t, func(t *testing.T, d *door) {
+		r := d.begin("a")
+		<-time.After(requestTime + 500*time.Millisecond)
+		r.reach(t, d.append("1", 1, 100))
+	})
 }
 
 // TestWriter publishes as fast as it can, so that much is offered while a write is under way: every event comes once, in
@@ -215,8 +228,8 @@ func (d *door) stopped(user string) io.ReadCloser {
 // told is an owner that only counts what it is told.
 type told struct{ ready, gone atomic.Int32 }
 
-func (o *told) Ready() { o.ready.Add(1) }
-func (o *told) Gone()  { o.gone.Add(1) }
+func (o *told) Ready()     { o.ready.Add(1) }
+func (o *told) Gone(error) { o.gone.Add(1) }
 
 // TestWriterFirstBytes offers before anything is written: it follows the first bytes, and the end follows both.
 func TestWriterFirstBytes(t *testing.T) {
@@ -235,7 +248,7 @@ func TestWriterFirstBytes(t *testing.T) {
 		if string(shared.Chunk()) != string(payload("second ").Chunk()) {
 			t.Error("what is shared was written to")
 		}
-		sink.End()
+		sink.End(nil)
 		sink.serve(r.Context())
 		if sink.Offer(payload("late")) {
 			t.Error("a sink that has ended takes more")

@@ -2,6 +2,7 @@ package streams
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 
 	"sluice/store"
@@ -13,8 +14,17 @@ const (
 	drainRetry   = 3 * time.Second
 )
 
-// nextPing is when a stream that is silent from now on is due, in seconds since 1970.
-func (h *Hub) nextPing() int64 { return time.Now().Add(jitter(h.options.Heartbeat)).Unix() }
+// nextPing is when the first of the streams that are silent from now on is due, in seconds since 1970, rounded up. Each
+// adds its own spread, or all that were given one event would ping at one moment.
+func (h *Hub) nextPing() int64 {
+	return time.Now().Add(h.options.Heartbeat*2/3 + time.Second - 1).Unix()
+}
+
+// newSpread draws the seconds between 2/3 and all of the heartbeat in which a stream pings; two are left for rounding up
+// and for the tick.
+func (h *Hub) newSpread() int64 {
+	return rand.Int64N(max(1, int64(h.options.Heartbeat/3/time.Second)-1))
+}
 
 // tick looks after what time does to streams: pings, the ends of tokens, and tails that nobody reads.
 func (h *Hub) tick() {
@@ -58,20 +68,26 @@ func (t *tail) control(s *Subscriber, p Payload) {
 
 // sweep forgets tails that nobody has read for a while.
 func (h *Hub) sweep() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for org, t := range h.tails {
+	for _, t := range h.all() {
 		t.mu.Lock()
 		if len(t.subscribers) == 0 && !t.running && time.Since(t.used) > sweepAfter {
+			t.swept = true
 			t.ring.drop(len(t.ring.entries))
-			delete(h.tails, org)
 		}
+		swept := t.swept
 		t.mu.Unlock()
+		if swept {
+			h.mu.Lock()
+			if h.tails[t.org] == t {
+				delete(h.tails, t.org)
+			}
+			h.mu.Unlock()
+		}
 	}
 }
 
 // Drain tells every stream to come back with its cursor, and ends it. The streams are spread over the first half of the
-// time that ctx leaves, so that another instance does not get them all at once; it returns when all have left.
+// time that ctx leaves, so that another instance does not get them all at once. It returns when all were told.
 func (h *Hub) Drain(ctx context.Context) {
 	h.drains.Store(true)
 	list := h.everybody()
@@ -84,11 +100,7 @@ func (h *Hub) Drain(ctx context.Context) {
 			h.rest(pace)
 		}
 		s.tail.mu.Lock()
-		if s.state == blocked {
-			s.end(nil)
-		} else {
-			s.end(s.drain())
-		}
+		s.end(s.drain())
 		s.tail.mu.Unlock()
 	}
 }

@@ -36,9 +36,10 @@ func (f *Filter) key() string {
 		return key.String()
 	}
 	for _, property := range f.Properties {
-		key.WriteByte(0) // no property contains a control character
+		key.WriteByte('/')
+		key.WriteString(strconv.Itoa(len(property))) // so that no two lists have one text
+		key.WriteByte(':')
 		key.WriteString(property)
 	}
-	key.WriteByte(0)
-	return key.String()
+	return key.String() + "/"
 }

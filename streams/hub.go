@@ -25,9 +25,11 @@ type Options struct {
 	BatchWindow       time.Duration
 	BatchMax          int // events in one write
 	Heartbeat         time.Duration
-	MaxStreamsPerUser int              // 0: no limit
-	MaxStreamsPerOrg  int              // 0: no limit
-	OnRegression      func(org string) // a log is shorter than what was read of it, in one epoch; may block
+	MaxStreamsPerUser int // 0: no limit
+	MaxStreamsPerOrg  int // 0: no limit
+
+	// OnRegression is told that a log is shorter than what was read of it in that same epoch; it may block.
+	OnRegression func(org, epoch string)
 }
 
 const (
@@ -55,9 +57,10 @@ type Hub struct {
 	drains    atomic.Bool
 	rotating  atomic.Bool
 
-	mu    sync.Mutex
-	tails map[string]*tail           // guarded by mu
-	users map[[2]string]*userStreams // guarded by mu; by org and user
+	mu     sync.Mutex                 // never held while a tail's lock is waited for
+	closed bool                       // guarded by mu: nothing is started any more
+	tails  map[string]*tail           // guarded by mu
+	users  map[[2]string]*userStreams // guarded by mu; by org and user
 }
 
 // userStreams are the open streams of one user, oldest first.
@@ -81,6 +84,9 @@ func NewHub(log Log, catalogue *store.Catalogue, options Options, metrics *Metri
 func (h *Hub) Close() {
 	h.drains.Store(true)
 	h.cancel()
+	h.mu.Lock()
+	h.closed = true
+	h.mu.Unlock()
 	for _, s := range h.everybody() {
 		s.tail.mu.Lock()
 		s.end(nil)
@@ -115,10 +121,9 @@ func (h *Hub) Full(org string) error {
 // Subscribe opens a stream: its ack comes over the sink as soon as the log was read. The user's oldest stream gives way
 // where there are too many.
 func (h *Hub) Subscribe(sub *Subscription) {
-	s := &Subscriber{
-		sink: sub.Sink, start: sub, expiry: sub.Expires.Unix(), quiet: h.nextPing(),
-	}
-	t, oldest := h.join(s, sub)
+	s := &Subscriber{sink: sub.Sink, start: sub, expiry: sub.Expires.Unix(), spread: h.newSpread()}
+	t := h.join(s, sub)
+	oldest := h.enlist(s, sub)
 	t.mu.Lock()
 	switch {
 	case s.state == ended:
@@ -147,9 +152,40 @@ func (h *Hub) Subscribe(sub *Subscription) {
 	}
 }
 
-// enlist counts the stream among its user's, and names the one that has to yield. The caller holds mu.
+// join puts the subscriber into the org's tail. The sink knows its owner before anybody else can find the subscriber and
+// end it.
+func (h *Hub) join(s *Subscriber, sub *Subscription) *tail {
+	for {
+		h.mu.Lock()
+		t := h.tails[sub.Org]
+		if t == nil {
+			t = &tail{hub: h, org: sub.Org, ring: ring{total: &h.ringBytes}, used: time.Now()}
+			h.tails[sub.Org] = t
+		}
+		h.mu.Unlock()
+		t.mu.Lock()
+		if t.swept {
+			t.mu.Unlock()
+			continue // the sweep is about to take it out of the map
+		}
+		s.tail, s.at, s.state, s.since = t, len(t.subscribers), arriving, time.Now()
+		t.subscribers = append(t.subscribers, s)
+		s.group = t.groups.join(sub.Filter, sub.Encoder)
+		h.metrics.Streams.WithLabelValues(sub.Sink.Transport()).Inc()
+		sub.Sink.Start(s)
+		t.mu.Unlock()
+		return t
+	}
+}
+
+// enlist counts the stream among its user's, and names the one that has to yield.
 func (h *Hub) enlist(s *Subscriber, sub *Subscription) (oldest *Subscriber) {
 	if h.options.MaxStreamsPerUser == 0 {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.left {
 		return nil
 	}
 	key := [2]string{sub.Org, sub.User}
@@ -158,11 +194,12 @@ func (h *Hub) enlist(s *Subscriber, sub *Subscription) (oldest *Subscriber) {
 		user = &userStreams{key: key}
 		h.users[key] = user
 	}
-	s.org = user
+	s.user = user
 	user.open = append(user.open, s)
 	if len(user.open) > h.options.MaxStreamsPerUser {
 		oldest = user.open[0]
-		user.open = append([]*Subscriber(nil), user.open[1:]...)
+		oldest.user = nil
+		user.open = slices.Delete(user.open, 0, 1)
 	}
 	return oldest
 }
@@ -171,36 +208,27 @@ func (h *Hub) enlist(s *Subscriber, sub *Subscription) (oldest *Subscriber) {
 func (h *Hub) left(s *Subscriber) {
 	h.leavers.Add(1)
 	h.lastLeft.Store(time.Now().UnixNano())
-	if s.org == nil {
-		return
-	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s.org.open = slices.DeleteFunc(s.org.open, func(one *Subscriber) bool { return one == s })
-	if len(s.org.open) == 0 && h.users[s.org.key] == s.org {
-		delete(h.users, s.org.key)
+	user := s.user
+	s.user, s.left = nil, true
+	if user == nil {
+		return
+	}
+	user.open = slices.DeleteFunc(user.open, func(one *Subscriber) bool { return one == s })
+	if len(user.open) == 0 {
+		delete(h.users, user.key)
 	}
 }
 
-// join puts the subscriber into the org's tail and among its user's streams, and names the one that has to yield. A tail
-// leaves the hub under both locks, so it is not left meanwhile. The sink knows its owner before anybody else can find
-// the subscriber and end it.
-func (h *Hub) join(s *Subscriber, sub *Subscription) (t *tail, oldest *Subscriber) {
+// start runs work until the hub's end; false when that has come.
+func (h *Hub) start(work func()) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	t = h.tails[sub.Org]
-	if t == nil {
-		t = &tail{hub: h, org: sub.Org, ring: ring{total: &h.ringBytes}}
-		h.tails[sub.Org] = t
+	if !h.closed {
+		h.group.Go(work)
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s.tail, s.at, s.state, s.since = t, len(t.subscribers), arriving, time.Now()
-	t.subscribers = append(t.subscribers, s)
-	s.group = t.groups.join(sub.Filter, sub.Encoder)
-	h.metrics.Streams.WithLabelValues(sub.Sink.Transport()).Inc()
-	sub.Sink.Start(s)
-	return t, h.enlist(s, sub)
+	return !h.closed
 }
 
 func (h *Hub) all() []*tail {
@@ -253,7 +281,7 @@ func (h *Hub) WakeAll() {
 
 // EpochChanged says which epoch the store has seen; tails of another one read again. It does not block.
 func (h *Hub) EpochChanged(epoch string) {
-	h.group.Go(func() {
+	h.start(func() {
 		for _, t := range h.all() {
 			t.mu.Lock()
 			if t.epoch != "" && t.epoch != epoch {
@@ -266,13 +294,13 @@ func (h *Hub) EpochChanged(epoch string) {
 }
 
 // regressed tells, once at a time, that a log has gone back.
-func (h *Hub) regressed(org string) {
+func (h *Hub) regressed(org, epoch string) {
 	if h.options.OnRegression == nil || !h.rotating.CompareAndSwap(false, true) {
 		return
 	}
-	h.group.Go(func() {
+	h.start(func() {
 		defer h.rotating.Store(false)
-		h.options.OnRegression(org)
+		h.options.OnRegression(org, epoch)
 	})
 }
 
@@ -332,21 +360,18 @@ type Stats struct {
 
 // Stats counts.
 func (h *Hub) Stats(org string) Stats {
+	tails := h.all()
+	if org != "" {
+		tails = slices.DeleteFunc(tails, func(t *tail) bool { return t.org != org })
+	}
 	var stats Stats
-	for _, t := range h.all() {
-		if org != "" && t.org != org {
-			continue
-		}
+	for _, t := range tails {
 		t.mu.Lock()
 		stats.Orgs++
 		stats.Streams += len(t.subscribers)
+		stats.Blocked += t.blocked
 		stats.RingEvents += len(t.ring.entries)
 		stats.Delivered += t.delivered
-		for _, s := range t.subscribers {
-			if s.state == blocked {
-				stats.Blocked++
-			}
-		}
 		t.mu.Unlock()
 	}
 	return stats

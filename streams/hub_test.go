@@ -144,11 +144,16 @@ func (p *pipe) Offer(payload streams.Payload) bool {
 	return true
 }
 
-func (p *pipe) End() {
+func (p *pipe) End(last streams.Payload) {
 	p.mu.Lock()
 	p.ended = true
+	if last != nil && p.kept != nil {
+		p.kept = slices.Concat(p.kept, last.Raw())
+	} else if last != nil {
+		p.text = append(p.text, last.Raw()...)
+	}
 	p.mu.Unlock()
-	go p.owner.Gone()
+	go p.owner.Gone(nil)
 }
 
 func (p *pipe) halt() {
@@ -242,7 +247,7 @@ func (r *reader) check(t *rapid.T, i int, log []store.Event) {
 	if got := all(); !slices.Equal(got, want) {
 		t.Fatalf("reader %d (%+v): %v, not %v", i, r.filter, got, want)
 	}
-	r.pipe.End()
+	r.pipe.End(nil)
 }
 
 // TestEveryReaderGetsWhatItsFilterAdmits plays random publishers and readers on two instances that share a database:
@@ -264,7 +269,7 @@ func TestEveryReaderGetsWhatItsFilterAdmits(t *testing.T) {
 			r.pipe.goOn()
 			r.pipe.await(t, "ack")
 			ids, cursor := r.pipe.events()
-			r.pipe.End()
+			r.pipe.End(nil)
 			r.got = append(r.got, ids...)
 			at, err := store.ParseCursor(cursor)
 			if err != nil {
@@ -324,8 +329,8 @@ func TestRegression(t *testing.T) {
 	database := pgtest.Database(t)
 	var l *live
 	told := make(chan string, 1)
-	l = open(t, database, streams.Options{OnRegression: func(org string) {
-		if _, err := l.events.RotateEpoch(context.Background(), l.events.Epoch()); err != nil {
+	l = open(t, database, streams.Options{OnRegression: func(org, epoch string) {
+		if _, err := l.events.RotateEpoch(context.Background(), epoch); err != nil {
 			t.Error(err)
 		}
 		select {

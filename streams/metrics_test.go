@@ -202,8 +202,8 @@ func TestMetricsMove(t *testing.T) {
 	all.halt()
 	m.append(t, "1", draft("f"))
 	m.reach(t, "blocked_sinks", 1)
-	all.End()
-	few.End()
+	all.End(nil)
+	few.End(nil)
 	eventually(t, "streams are counted that have left", func() bool {
 		return m.figure(t, "active_streams{transport=sse}") == 0 && m.figure(t, "blocked_sinks") == 0
 	})

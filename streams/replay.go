@@ -4,15 +4,14 @@ import "time"
 
 // replay makes sure that those behind the ring are served. The caller holds mu.
 func (t *tail) replay() {
-	if !t.replays && t.hub.ctx.Err() == nil {
-		t.replays = true
-		t.hub.group.Go(t.runReplay)
+	if !t.replays {
+		t.replays = t.hub.start(t.runReplay)
 	}
 }
 
-// runReplay serves those behind in turn: from the ring whoever it reaches back to, and the others from pages, one after
-// another, each from where the hindmost stands; whoever stands within a page is served from it. Few pages are read at
-// once in the process, so that a crowd that comes back does not drown the database.
+// runReplay serves those behind in turn: from the ring whoever it reaches back to, and the others from pages, each from
+// where the one stands who has waited longest; whoever stands within a page is served from it. Few pages are read at once
+// in the process, so that a crowd that comes back does not drown the database.
 func (t *tail) runReplay() {
 	for {
 		t.mu.Lock()
@@ -21,7 +20,11 @@ func (t *tail) runReplay() {
 		for _, s := range turn {
 			t.mu.Lock() // for each anew: live subscribers do not wait for all of them
 			if s.state == replaying && s.crowd == nil {
-				t.settle(s)
+				if _, reached := t.ring.from(s.cursor); reached {
+					t.settle(s)
+				} else {
+					t.behind.add(s)
+				}
 			}
 			t.mu.Unlock()
 		}
@@ -31,11 +34,13 @@ func (t *tail) runReplay() {
 			t.mu.Unlock()
 			return
 		}
-		after := t.behind[0].cursor
+		next := t.behind[0]
 		for _, s := range t.behind {
-			after = min(after, s.cursor)
+			if s.turn < next.turn {
+				next = s
+			}
 		}
-		epoch := t.epoch
+		after, epoch := next.cursor, t.epoch
 		_, reached := t.ring.from(after)
 		t.mu.Unlock()
 		if !reached && !t.readPage(after, epoch) {

@@ -1,5 +1,7 @@
 package streams
 
+import "errors"
+
 // Payload is what a sink is offered: frames of one encoding, framed once for all that read them as one chunk of an
 // HTTP/1.1 body. It is shared and never written to again.
 type Payload []byte
@@ -39,16 +41,20 @@ type Sink interface {
 	// Nothing is offered to a blocked sink.
 	Offer(p Payload) bool
 
-	// End closes the response in good order after what was offered. Nothing is offered afterwards. Gone follows,
-	// unless it was called before.
-	End()
+	// End writes a last payload, which may be nil, after what was offered, and closes the response in good order. A sink
+	// that is blocked has its usual time for all of that. Nothing is offered afterwards. Gone follows, unless it was
+	// called before.
+	End(last Payload)
 
 	// Transport names the sink's transport in metrics and in the ack: "sse".
 	Transport() string
 }
 
+// ErrStalled is why a sink closes a reader that takes nothing for too long.
+var ErrStalled = errors.New("the reader made no progress")
+
 // Owner is whom a sink calls back.
 type Owner interface {
-	Ready() // the sink is not blocked any more
-	Gone()  // the reader has left or was closed; called once, last
+	Ready()         // the sink is not blocked any more
+	Gone(why error) // the end, called once: nil after the reader or End has closed it, ErrStalled
 }

@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -50,10 +51,10 @@ const (
 
 // Subscriber is one open stream: a cursor, a filter, an encoder and a sink. Its tail's lock guards all of it.
 type Subscriber struct {
-	tail  *tail
-	group *group
-	sink  Sink
-	org   *userStreams // of its user; nil without a limit
+	tail   *tail
+	group  *group
+	sink   Sink
+	spread int64 // seconds that its pings come after the first of its group's
 
 	start  *Subscription // until it is judged
 	reset  ResetReason   // what the next judgement must tell, beside what it finds itself
@@ -61,11 +62,15 @@ type Subscriber struct {
 	at     int           // in tail.subscribers
 	crowd  *crowd        // that it is in; nil: none
 	place  int           // there
+	turn   int64         // while replaying: whose is lower has waited longer
 	since  time.Time     // of its arrival, while arriving
 	expiry int64         // of the token, in seconds since 1970
 	quiet  int64         // when the next ping is due, in seconds since 1970
 	state  state
 	warned bool // the reauth frame was sent
+
+	user *userStreams // guarded by Hub.mu; nil without a limit, and once it has left
+	left bool         // guarded by Hub.mu
 }
 
 // Ready implements Owner: the sink has written everything it was offered.
@@ -76,14 +81,17 @@ func (s *Subscriber) Ready() {
 	if s.state != blocked {
 		return
 	}
-	t.hub.metrics.Blocked.Dec()
+	t.unblock()
 	s.state = replaying // until settle has found out
 	t.settle(s)
 }
 
 // Gone implements Owner: the reader is no more.
-func (s *Subscriber) Gone() {
+func (s *Subscriber) Gone(why error) {
 	t := s.tail
+	if errors.Is(why, ErrStalled) {
+		t.hub.metrics.Errors.WithLabelValues(errorTimeout).Inc()
+	}
 	t.mu.Lock()
 	t.remove(s)
 	t.mu.Unlock()
@@ -101,7 +109,7 @@ func (s *Subscriber) position() int64 {
 // offer hands a payload to the sink; where that is blocked then, so is the subscriber, at its present cursor.
 func (s *Subscriber) offer(p Payload) bool {
 	t := s.tail
-	s.quiet = t.hub.nextPing()
+	s.quiet = t.hub.nextPing() + s.spread
 	t.hub.metrics.bytes(s.sink.Transport()).Add(float64(len(p.Raw())))
 	return s.give(p)
 }
@@ -112,6 +120,7 @@ func (s *Subscriber) give(p Payload) bool {
 		return true
 	}
 	s.tail.hub.metrics.Blocked.Inc()
+	s.tail.blocked++
 	s.state = blocked
 	return false
 }
@@ -122,10 +131,7 @@ func (s *Subscriber) end(last Payload) {
 		return
 	}
 	s.tail.remove(s)
-	if last != nil {
-		s.sink.Offer(last)
-	}
-	s.sink.End()
+	s.sink.End(last)
 }
 
 // encode frames something that only this subscriber is sent.

@@ -32,11 +32,14 @@ type tail struct {
 	subscribers []*Subscriber // all but the ended
 	arrivals    crowd         // to be judged by the next page whose reading begins
 	behind      crowd         // to be served by replay
+	turns       int64         // given to those behind
 	ahead       crowd         // further than this process has read: live once it gets there
 	wanted      bool          // the log may have grown
 	running     bool          // run is at it
 	replays     bool          // replay is at it
-	used        time.Time     // last, for the ring budget and the sweep
+	used        time.Time     // when somebody last read, for the ring budget and the sweep
+	swept       bool          // it is not in the hub any more, and nothing wakes it
+	blocked     int           // of the subscribers
 	delivered   int64         // events times readers
 }
 
@@ -52,9 +55,8 @@ func (t *tail) wake(seq int64) {
 
 // work makes sure that run is at it. The caller holds mu.
 func (t *tail) work() {
-	if !t.running && t.hub.ctx.Err() == nil {
-		t.running = true
-		t.hub.group.Go(t.run)
+	if !t.running && !t.swept {
+		t.running = t.hub.start(t.run)
 	}
 }
 
@@ -118,7 +120,9 @@ func (t *tail) giveUp() {
 // apply takes a page that was read after the tail's position, and judges the arrivals by it. It is false where the page
 // says nothing that can be used, so that it must be read again.
 func (t *tail) apply(page store.Page, after int64, judged []*Subscriber) bool {
-	t.used = time.Now()
+	if len(t.subscribers) > 0 {
+		t.used = time.Now()
+	}
 	switch {
 	case t.epoch == "":
 		t.epoch, t.pos, t.head = page.Epoch, page.Head, page.Head
@@ -132,7 +136,7 @@ func (t *tail) apply(page store.Page, after int64, judged []*Subscriber) bool {
 	case page.Head < t.head:
 		// The log is shorter than it was: an older copy. Only another epoch can tell everyone.
 		t.hub.metrics.Errors.WithLabelValues(errorGoneBack).Inc()
-		t.hub.regressed(t.org)
+		t.hub.regressed(t.org, page.Epoch)
 		return false
 	case len(page.Events) > 0 && page.Events[0].Seq != after+1, len(page.Events) == 0 && page.Head > after:
 		t.hub.metrics.Errors.WithLabelValues(errorHole).Inc()
@@ -141,7 +145,7 @@ func (t *tail) apply(page store.Page, after int64, judged []*Subscriber) bool {
 		judged = append(judged, t.arrivals.take()...)
 	case len(page.Events) > 0:
 		last := &page.Events[len(page.Events)-1]
-		t.hub.metrics.WakeLag.Observe(time.Since(last.Time).Seconds())
+		t.hub.metrics.WakeLag.Observe(since(last.Time))
 		entries := entriesOf(page.Events, t.hub.catalogue)
 		t.pos, t.posTime = last.Seq, last.Time
 		t.deliver(entries)
@@ -250,7 +254,8 @@ func (t *tail) settle(s *Subscriber) {
 	}
 	switch {
 	case s.cursor < t.pos:
-		s.state = replaying
+		t.turns++
+		s.state, s.turn = replaying, t.turns
 		t.behind.add(s)
 		t.replay()
 	case s.cursor > t.pos:
@@ -302,9 +307,8 @@ func (t *tail) deliver(entries []*entry) {
 		t.deliverGroup(g)
 		g.pending = nil
 	}
-	now := time.Now()
 	for _, e := range entries {
-		t.hub.metrics.Latency.Observe(now.Sub(e.event.Time).Seconds())
+		t.hub.metrics.Latency.Observe(since(e.event.Time))
 	}
 }
 
@@ -324,7 +328,7 @@ func (t *tail) deliverGroup(g *group) {
 		quiet := t.hub.nextPing()
 		for at := len(g.live) - 1; at >= 0; at-- {
 			s := g.live[at]
-			s.quiet = quiet
+			s.quiet = quiet + s.spread
 			if !s.give(payload) {
 				s.leave() // fills its place with one that was served already
 				s.cursor = served
@@ -339,7 +343,7 @@ func (t *tail) remove(s *Subscriber) {
 		return
 	}
 	if s.state == blocked {
-		t.hub.metrics.Blocked.Dec()
+		t.unblock()
 	}
 	s.leave()
 	s.state = ended
@@ -352,6 +356,14 @@ func (t *tail) remove(s *Subscriber) {
 	t.used = time.Now()
 	t.hub.metrics.Streams.WithLabelValues(s.sink.Transport()).Dec()
 }
+
+func (t *tail) unblock() {
+	t.blocked--
+	t.hub.metrics.Blocked.Dec()
+}
+
+// since is the seconds since a time of the database's clock, which may be ahead of ours.
+func since(at time.Time) float64 { return max(0, time.Since(at).Seconds()) }
 
 // Log is the part of the store that tails read; its contract is that of store.Store.
 type Log interface {

@@ -96,7 +96,7 @@ func (l *live) fill(t *testing.T, n int) {
 		l.append(t, "1", large)
 	}
 	p.await(t, fmt.Sprintf("event e%d ", n-1))
-	p.End()
+	p.End(nil)
 }
 
 // TestSlowReaderIsFramedLittle lets a reader that takes nothing begin at the far end of a large ring: what is made for it

@@ -11,6 +11,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -24,11 +25,12 @@ import (
 )
 
 const (
-	postgresStop  = 30 * time.Second // a clean shutdown of the private Postgres
-	appendStop    = 10 * time.Second // what publishers were promised is committed first
-	headerTimeout = 10 * time.Second // a client that sends its headers slower than this is closed
-	idleTimeout   = 2 * time.Minute  // of a keep-alive connection between two requests
-	headerLimit   = 32 << 10         // bytes of a request's headers
+	postgresStop   = 30 * time.Second // a clean shutdown of the private Postgres
+	appendStop     = 10 * time.Second // what publishers were promised is committed first
+	headerTimeout  = 10 * time.Second // a client that sends its headers slower than this is closed
+	requestTimeout = 20 * time.Second // and one that sends its body slower than this, whether somebody reads it or not
+	idleTimeout    = 2 * time.Minute  // of a keep-alive connection between two requests
+	headerLimit    = 32 << 10         // bytes of a request's headers
 )
 
 type serveCmd struct {
@@ -184,7 +186,7 @@ func (i *instance) background(work func(context.Context)) {
 func listen(flag, addr string, next bool) (net.Listener, error) {
 	listener, err := net.Listen("tcp", addr)
 	host, port, splitErr := net.SplitHostPort(addr)
-	if err == nil || !next || splitErr != nil {
+	if err == nil || !next || splitErr != nil || !errors.Is(err, syscall.EADDRINUSE) {
 		if err != nil {
 			err = fmt.Errorf("%s: %w; name another address with %s", flag, err, flag)
 		}
@@ -238,10 +240,10 @@ func (f *serveFlags) catalogue() (*store.Catalogue, error) {
 
 // regressed is told when a log is shorter than what we have read of it, in one and the same epoch: an older copy was
 // put back beneath the server. Cursors given out mean other events there, so a new epoch begins.
-func (i *instance) regressed(org string) {
+func (i *instance) regressed(org, was string) {
 	ctx, cancel := context.WithTimeout(context.Background(), appendStop)
 	defer cancel()
-	epoch, err := i.events.RotateEpoch(ctx, i.events.Epoch())
+	epoch, err := i.events.RotateEpoch(ctx, was)
 	i.log.Warn("a log went back behind what was read of it: a new epoch begins", "org", org, "epoch", epoch, "err", err)
 }
 
@@ -274,7 +276,7 @@ func (i *instance) door(catalogue *store.Catalogue, registry *prometheus.Registr
 	i.onClose(i.hub.Close) // before the server's own: no stream may be open then
 	errors := slog.NewLogLogger(i.log.Handler(), slog.LevelDebug)
 	i.public = &http.Server{
-		Handler: routes, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
+		Handler: routes, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: headerLimit, ErrorLog: errors, Protocols: new(http.Protocols),
 	}
 	i.public.Protocols.SetHTTP1(true)

@@ -154,6 +154,8 @@ func TestSlowRequests(t *testing.T) {
 	for _, text := range []string{
 		"GET /v2/realtime/stream HTTP/1.1\r\nHost: x\r\nX-Slow: ",
 		"POST /v2/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + all + "\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{",
+		"POST /v2/events HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{", // without a token nobody reads it
+		"GET /healthz/live HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nx",
 	} {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))
 		if err != nil {

@@ -210,6 +210,7 @@ func (c *Cluster) PID() int {
 // createDatabase makes the database "sluice" unless it is there.
 func (c *Cluster) createDatabase(ctx context.Context) error {
 	command := exec.CommandContext(ctx, filepath.Join(c.bin, "createdb"), "--host="+c.sockets, "--username="+superuser, "--no-password", superuser)
+	command.Env = ownEnviron()
 	out, err := command.CombinedOutput()
 	if err != nil && !strings.Contains(string(out), "already exists") {
 		return fmt.Errorf("createdb: %w: %s", err, strings.TrimSpace(string(out)))

@@ -6,7 +6,9 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -50,10 +52,16 @@ func (o owner) trusts(uid uint32) bool { return uid == o.uid || uid == uint32(os
 // Postgres last.
 func (o owner) apply(command *exec.Cmd) {
 	command.Dir = "/"
+	command.Env = ownEnviron()
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if o.other {
 		command.SysProcAttr.Credential = &syscall.Credential{Uid: o.uid, Gid: o.gid}
 	}
+}
+
+// ownEnviron is our environment without what it says of another Postgres (PGPORT, PGOPTIONS, …).
+func ownEnviron() []string {
+	return slices.DeleteFunc(os.Environ(), func(one string) bool { return strings.HasPrefix(one, "PG") })
 }
 
 // reaches says whether the owner can get into a directory: every directory above has to let it pass.
