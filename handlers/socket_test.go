@@ -213,6 +213,9 @@ func TestWriteTimeout(t *testing.T) {
 	if after := time.Since(blocked); after > timeout+patience/2 {
 		t.Errorf("closed after %v", after)
 	}
+	if n := d.stalled(); n != 1 {
+		t.Errorf("%v readers without progress are counted", n)
+	}
 	text, _ := w.drip()
 	if _, whole := unchunk(t, text); whole {
 		t.Error("a reader that was given up got the last chunk, as if it had all")

@@ -56,7 +56,8 @@ func withHub(options streams.Options) func(*door) {
 			options.Heartbeat = time.Hour
 		}
 		options.RingMemory, options.BatchMax = 1<<20, 100
-		metrics := streams.NewMetrics(prometheus.NewRegistry(), d.server.Catalogue)
+		d.server.Registry = prometheus.NewRegistry()
+		metrics := streams.NewMetrics(d.server.Registry, d.server.Catalogue)
 		d.server.Hub = streams.NewHub(d.events, d.server.Catalogue, options, metrics)
 		d.t.Cleanup(d.server.Hub.Close)
 	}
@@ -292,4 +293,22 @@ func (d *door) stream(client *http.Client, token string) *http.Response {
 		d.t.Fatalf("answered with %d", response.StatusCode)
 	}
 	return response
+}
+
+// stalled is how many readers were closed since they made no progress.
+func (d *door) stalled() float64 {
+	d.t.Helper()
+	families, err := d.server.Registry.Gather()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			if family.GetName() == "sluice_errors_total" && metric.GetLabel()[0].GetValue() == "write_timeout" {
+				return metric.GetCounter().GetValue()
+			}
+		}
+	}
+	d.t.Fatal("there is no such figure")
+	return 0
 }
