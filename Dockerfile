@@ -22,6 +22,8 @@ ENV SLUICE_LISTEN=0.0.0.0:8080
 EXPOSE 8080
 # Draining begins with SIGTERM; give it more time than --drain (docker stop -t 40).
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD wget -q -O /dev/null http://127.0.0.1:8080/healthz/ready
+# Live, not ready: a container that is ended while the database is away does not bring it back. Whoever changes SLUICE_LISTEN
+# or serves TLS changes this, too.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD wget -q -O /dev/null http://127.0.0.1:8080/healthz/live
 ENTRYPOINT ["sluice"]
 CMD ["serve"]
