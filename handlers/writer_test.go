@@ -138,7 +138,7 @@ func TestWriter(t *testing.T) {
 func TestWriterSlowReader(t *testing.T) {
 	eachWay(t, func(t *testing.T, d *door) {
 		slow, quick := d.stopped("slow"), d.begin("quick")
-		want := d.append("1", 100, 60<<10) // ~3 MiB, of which a reader that takes nothing has room for little
+		want := d.append("1", 400, 60<<10) // ~12 MiB; the kernel may keep up to 4 MiB for a connection
 		quick.reach(t, want)
 		d.await("1", 2, 1)
 		if all := d.server.Hub.Stats("1").Delivered; all >= int64(2*len(want)) {
@@ -155,7 +155,7 @@ func TestWriterSlowReader(t *testing.T) {
 func TestWriterEndOfBlocked(t *testing.T) {
 	eachWay(t, func(t *testing.T, d *door) {
 		slow := d.stopped("7")
-		want := d.append("1", 100, 60<<10)
+		want := d.append("1", 400, 60<<10)
 		eventually(t, patience, "nothing is delivered", func() bool { return d.server.Hub.Stats("1").Delivered > 0 })
 		d.await("1", 1, 1)
 		d.begin("7")
