@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,6 +47,8 @@ type door struct {
 	url      string
 	client   *http.Client
 	log      *logText
+
+	accepted atomic.Pointer[net.Conn] // the newest connection, where eachWay serves
 }
 
 // logText keeps what the server logs.

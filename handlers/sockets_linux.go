@@ -5,6 +5,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -58,10 +59,14 @@ func (s *sockets) adopt(conn *net.TCPConn) (fd int, err error) {
 		err = os.NewSyscallError("fcntl", failed)
 	}
 	if err == nil {
-		// The kernel gives up sooner than by itself on a peer that vanished without a word.
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deadPeer.Milliseconds()))
+		setUserTimeout(fd, deadPeer)
 	}
 	return fd, err
+}
+
+// setUserTimeout has the kernel give up sooner than by itself on a peer that vanished without a word.
+func setUserTimeout(fd int, after time.Duration) {
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(after.Milliseconds()))
 }
 
 // watch begins to wait for the sink's peer to close. The caller must not hold the sink's lock.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 )
 
 // sockets waits for all sockets of this process that sinks own: for peers that have closed, by a goroutine that reads
@@ -86,5 +87,7 @@ func (s *sockets) release(sink *socketSink) {
 		_ = conn.Close()
 	}
 }
+
+func setUserTimeout(int, time.Duration) {}
 
 func (s *sockets) close() { s.done.Wait() }

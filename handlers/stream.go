@@ -59,6 +59,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request) error {
 	if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
+	boundConn(r)
 	sink := newWriterSink(w, s.WriteTimeout, first)
 	sub.Sink = sink
 	s.Hub.Subscribe(sub)

@@ -2,7 +2,9 @@ package handlers
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -26,6 +28,35 @@ type writerSink struct {
 	ending   bool      // guarded by mu: after slot
 	deadline time.Time // guarded by mu: of the end
 	closed   bool      // guarded by mu: nothing can be written any more
+}
+
+// connKey finds the connection of a request in its context.
+type connKey struct{}
+
+// KeepConn is for http.Server.ConnContext: a stream sets limits to the connection that it goes over.
+func KeepConn(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, conn)
+}
+
+// boundConn limits what the kernel keeps for a stream's connection, and how long it tries to reach a peer that says
+// nothing. Over HTTP/2 the connection is shared by what else its client asks for, so it may hold more.
+func boundConn(r *http.Request) {
+	conn, _ := r.Context().Value(connKey{}).(net.Conn)
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
+	plain, ok := conn.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	size := sendBuffer
+	if r.ProtoMajor > 1 {
+		size *= 4
+	}
+	_ = plain.SetWriteBuffer(size)
+	if raw, err := plain.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { setUserTimeout(int(fd), deadPeer) })
+	}
 }
 
 func newWriterSink(w http.ResponseWriter, timeout time.Duration, first []byte) *writerSink {

@@ -3,6 +3,7 @@ package handlers
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -12,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sluice/streams"
 )
@@ -68,6 +71,10 @@ func eachWay(t *testing.T, test func(t *testing.T, d *door), changes ...func(*do
 				routes.ServeHTTP(w, r)
 			}))
 			server.Config.ReadTimeout = requestTime
+			server.Config.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+				d.accepted.Store(&conn)
+				return KeepConn(ctx, conn)
+			}
 			start(server)
 			d.client, d.url = clientOf(server, name), server.URL
 			t.Cleanup(func() {
@@ -113,6 +120,30 @@ func TestStreamOutlivesItsRequest(t *testing.T) {
 	})
 }
 
+// TestConnIsBounded looks at the connection of a stream: how much the kernel keeps for a reader that takes nothing, and
+// for how long it tries to reach one that is gone.
+func TestConnIsBounded(t *testing.T) {
+	eachWay(t, func(t *testing.T, d *door) {
+		d.begin("a")
+		conn := *d.accepted.Load()
+		if secure, ok := conn.(*tls.Conn); ok {
+			conn = secure.NetConn()
+		}
+		raw, err := conn.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var size, after int
+		err = raw.Control(func(fd uintptr) {
+			size, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF)
+			after, _ = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
+		})
+		if most := 2 * 4 * sendBuffer; err != nil || size > most || after != int(deadPeer.Milliseconds()) {
+			t.Errorf("the kernel keeps up to %d bytes, of %d, and tries for %d ms (%v)", size, most, after, err)
+		}
+	})
+}
+
 // TestWriter publishes as fast as it can, so that much is offered while a write is under way: every event comes once, in
 // order, and the drain ends the stream in good order.
 func TestWriter(t *testing.T) {
@@ -138,7 +169,7 @@ func TestWriter(t *testing.T) {
 func TestWriterSlowReader(t *testing.T) {
 	eachWay(t, func(t *testing.T, d *door) {
 		slow, quick := d.stopped("slow"), d.begin("quick")
-		want := d.append("1", 400, 60<<10) // ~12 MiB; the kernel may keep up to 4 MiB for a connection
+		want := d.append("1", 150, 60<<10) // ~4.5 MiB, of which a reader that takes nothing has room for little
 		quick.reach(t, want)
 		d.await("1", 2, 1)
 		if all := d.server.Hub.Stats("1").Delivered; all >= int64(2*len(want)) {
@@ -155,7 +186,7 @@ func TestWriterSlowReader(t *testing.T) {
 func TestWriterEndOfBlocked(t *testing.T) {
 	eachWay(t, func(t *testing.T, d *door) {
 		slow := d.stopped("7")
-		want := d.append("1", 400, 60<<10)
+		want := d.append("1", 150, 60<<10)
 		eventually(t, patience, "nothing is delivered", func() bool { return d.server.Hub.Stats("1").Delivered > 0 })
 		d.await("1", 1, 1)
 		d.begin("7")

@@ -277,7 +277,7 @@ func (i *instance) door(catalogue *store.Catalogue, registry *prometheus.Registr
 	errors := slog.NewLogLogger(i.log.Handler(), slog.LevelDebug)
 	i.public = &http.Server{
 		Handler: routes, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: headerLimit, ErrorLog: errors, Protocols: new(http.Protocols),
+		ConnContext: handlers.KeepConn, MaxHeaderBytes: headerLimit, ErrorLog: errors, Protocols: new(http.Protocols),
 	}
 	i.public.Protocols.SetHTTP1(true)
 	if i.flags.TLSCert == "" {
