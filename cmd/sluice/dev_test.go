@@ -27,7 +27,7 @@ func occupied(t *testing.T) string {
 }
 
 // get asks with a Host of its own, or the address's where that is empty.
-func get(t *testing.T, url, host string) (response *http.Response, body string) {
+func get(t testing.TB, url, host string) (response *http.Response, body string) {
 	t.Helper()
 	request, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -57,6 +58,7 @@ type process struct {
 	t       testing.TB
 	command *exec.Cmd
 	url     string
+	admin   string // the admin listener; told with --dev alone
 	errors  *logs
 	waited  sync.Once
 	ended   error
@@ -103,22 +105,31 @@ func serve(t testing.TB, args ...string) *process {
 			t.Logf("instance %d wrote:\n%s", p.command.Process.Pid, p.errors)
 		}
 	})
-	ready := make(chan string, 1)
+	dev := slices.Contains(args, "--dev")
+	ready := make(chan [2]string, 1)
 	go func() {
 		defer close(ready)
+		var told [2]string
 		lines := bufio.NewScanner(out)
 		for lines.Scan() {
 			if _, address, found := strings.Cut(lines.Text(), "listening on "); found {
-				ready <- address
+				told[0] = address
+			} else if _, address, found := strings.Cut(lines.Text(), "metrics at "); found {
+				told[1] = strings.TrimSuffix(address, "/metrics")
+			}
+			if told[0] != "" && (told[1] != "" || !dev) {
+				ready <- told
+				break
 			}
 		}
+		_, _ = io.Copy(io.Discard, out)
 	}()
 	select {
-	case address, ok := <-ready:
+	case told, ok := <-ready:
 		if !ok {
 			t.Fatalf("the instance ended before it listened:\n%s", p.errors)
 		}
-		p.url = address
+		p.url, p.admin = told[0], told[1]
 	case <-time.After(patience):
 		t.Fatalf("the instance does not listen:\n%s", p.errors)
 	}
@@ -387,24 +398,4 @@ func shortDir(t testing.TB) string {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
-}
-
-// procStatus reads one line of /proc/PID/status, in KiB.
-func procStatus(t testing.TB, pid int, name string) int {
-	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		if value, found := strings.CutPrefix(line, name+":"); found {
-			var kib int
-			if _, err := fmt.Sscan(value, &kib); err != nil {
-				t.Fatal(err)
-			}
-			return kib
-		}
-	}
-	t.Fatalf("no %s in the status of %d", name, pid)
-	return 0
 }
