@@ -99,9 +99,12 @@ func openDoor(t testing.TB, changes ...func(*door)) *door {
 		t.Fatal(err)
 	}
 	listening := httptest.NewServer(routes)
+	back := make(chan error, 1)
+	go func() { back <- listening.Config.Serve(d.server.Returned()) }()
 	t.Cleanup(func() {
 		listening.Close()
 		d.server.Close()
+		<-back
 	})
 	d.url, d.client = listening.URL, listening.Client()
 	t.Cleanup(d.client.CloseIdleConnections)

@@ -32,3 +32,13 @@ func (s *Server) allowsOrigin(origin string) bool {
 		return strings.EqualFold(strings.TrimSuffix(allowed, "/"), origin)
 	})
 }
+
+// checkSocketOrigin checks the page that a WebSocket comes from. Browsers let any page open one, cookies included, so one
+// by cookie has to say where it comes from; and whoever says so must be one that may.
+func (s *Server) checkSocketOrigin(r *http.Request, caller *Caller) error {
+	origin := r.Header.Get("Origin")
+	if origin == "" && !caller.ByCookie || s.ownOrigin(r) || s.allowsOrigin(origin) {
+		return nil
+	}
+	return problem(http.StatusForbidden, "a WebSocket needs the Origin of this server or one of --allowed-origins")
+}

@@ -73,6 +73,10 @@ func problemOf(err error) *Problem {
 		return problem(http.StatusBadRequest, "the database refuses the events: a text in them is not one that it can keep")
 	case errors.Is(err, streams.ErrOverloaded):
 		return later("too many events are waiting; try again with the same ids")
+	case errors.Is(err, streams.ErrOrgLimit):
+		p := problem(http.StatusTooManyRequests, "%v", err)
+		p.RetryAfter = 5 * time.Second
+		return p
 	case errors.Is(err, streams.ErrDraining), errors.Is(err, streams.ErrHubDrains):
 		return later("this instance is going away; another one takes over")
 	case errors.Is(err, streams.ErrUnavailable), errors.Is(err, store.ErrUnavailable):
@@ -129,6 +133,18 @@ func (p *Problem) write(w http.ResponseWriter) {
 	}
 	w.WriteHeader(p.Status)
 	_ = json.NewEncoder(w).Encode(p)
+}
+
+// object appends the problem as the fields of a frame; ref, where it is not nil, is the request that it answers.
+func (p *Problem) object(dst []byte, ref json.RawMessage) []byte {
+	dst = problemFields(append(dst, `{"type":"problem",`...), streams.StreamProblem{Status: p.Status, Title: p.Title, Detail: p.Detail})
+	if p.Field != "" {
+		dst = appendString(append(dst, `,"field":`...), p.Field)
+	}
+	if ref != nil {
+		dst = append(append(dst, `,"ref":`...), ref...)
+	}
+	return append(dst, '}')
 }
 
 // answer writes JSON.

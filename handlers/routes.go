@@ -3,6 +3,7 @@ package handlers
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/pprof"
 	"time"
@@ -39,6 +40,7 @@ type Server struct {
 	Version        string
 
 	sockets     *sockets
+	returned    *returned
 	probes      singleflight.Group // of readiness
 	probed      probed             // the last outcome; owned by whoever probes
 	bodyTimeout time.Duration      // for a whole body; set by Routes
@@ -50,7 +52,7 @@ func (s *Server) Routes() (http.Handler, error) {
 	if s.sockets, err = newSockets(); err != nil {
 		return nil, err
 	}
-	s.bodyTimeout = bodyTimeout
+	s.bodyTimeout, s.returned = bodyTimeout, newReturned()
 	router := chi.NewRouter()
 	router.Use(s.identify, s.recoverPanics)
 	if s.Dev {
@@ -70,6 +72,7 @@ func (s *Server) Routes() (http.Handler, error) {
 
 	router.Post("/v2/events", s.serve(s.publish))
 	router.Get("/v2/realtime/stream", s.serve(s.stream))
+	router.Get("/v2/realtime/poll", s.serve(s.poll))
 	router.Get("/v2/realtime/metrics", s.serve(s.metrics))
 	router.Get("/healthz/live", s.serve(s.live))
 	router.Get("/healthz/ready", s.serve(s.ready))
@@ -99,8 +102,15 @@ func (s *Server) notAllowed(routes chi.Routes) handler {
 	}
 }
 
+// Returned are the connections of polls that were answered, for the server that Routes is the handler of: it serves them
+// beside its own listener.
+func (s *Server) Returned() net.Listener { return s.returned }
+
 // Close ends what Routes has started; no stream may be open any more.
-func (s *Server) Close() { s.sockets.close() }
+func (s *Server) Close() {
+	_ = s.returned.Close()
+	s.sockets.close()
+}
 
 // AdminRoutes is the admin listener: figures for Prometheus, and profiles for whoever sits on this machine.
 func (s *Server) AdminRoutes() http.Handler {

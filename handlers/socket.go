@@ -17,6 +17,7 @@ import (
 const (
 	sendBuffer   = 64 << 10         // of the kernel, a stream
 	deadPeer     = 45 * time.Second // TCP_USER_TIMEOUT
+	controlBytes = 16 << 10         // of answers that wait for a reader
 	lastChunk    = "0\r\n\r\n"
 	headersBytes = 1 << 10
 )
@@ -24,23 +25,31 @@ const (
 // socketSink owns an HTTP/1.1 connection in clear text. It writes at once what the kernel takes; the rest waits, without
 // a goroutine, until the kernel takes more.
 type socketSink struct {
-	fd      int
-	id      uint64 // among all sockets that there ever were; a descriptor's number comes again
-	chunked bool
-	timeout time.Duration // without progress
-	sockets *sockets
-	owner   streams.Owner
+	fd        int
+	id        uint64 // among all sockets that there ever were; a descriptor's number comes again
+	transport string
+	chunked   bool
+	timeout   time.Duration // without progress
+	sockets   *sockets
 
-	mu     sync.Mutex
-	rest   []byte      // guarded by mu: what the kernel has not taken yet; nil: not blocked
-	stall  *time.Timer // guarded by mu: ends a sink that makes no progress; nil: not blocked
-	ending bool        // guarded by mu: after rest
-	closed bool        // guarded by mu: fd is not ours any more
+	// What a WebSocket and a poll do otherwise than a stream; nil: nothing.
+	inbound  func()                      // there may be something to read, or the peer has closed
+	bye      func(streams.Ending) []byte // what follows the last payload
+	finished func()                      // all is out, after End; else the connection is closed
+
+	mu      sync.Mutex
+	owner   streams.Owner // guarded by mu; nil before Start
+	rest    []byte        // guarded by mu: what the kernel has not taken yet; nil: not blocked
+	control []byte        // guarded by mu: answers that come after rest
+	stall   *time.Timer   // guarded by mu: ends a sink that makes no progress; nil: not blocked
+	reading bool          // guarded by mu: inbound is to be told
+	ending  bool          // guarded by mu: after rest
+	closed  bool          // guarded by mu: fd is not ours any more
 }
 
 // hijack takes the connection from net/http and answers with the headers and the first bytes of the body. Nothing of
 // the request is kept.
-func (s *Server) hijack(w http.ResponseWriter, r *http.Request, first []byte) (*socketSink, error) {
+func (s *Server) hijack(w http.ResponseWriter, r *http.Request, transport string, first []byte) (*socketSink, error) {
 	header := w.Header()
 	header.Set("Connection", "close")
 	chunked := r.ProtoAtLeast(1, 1)
@@ -55,16 +64,33 @@ func (s *Server) hijack(w http.ResponseWriter, r *http.Request, first []byte) (*
 		return nil, err
 	}
 	head.WriteString("\r\n")
-	body := streams.NewPayload(len(first), func(dst []byte) []byte { return append(dst, first...) })
-	if chunked {
-		head.Write(body.Chunk())
-	} else {
-		head.Write(body.Raw())
+	if len(first) > 0 { // an empty chunk would be the last
+		body := streams.NewPayload(len(first), func(dst []byte) []byte { return append(dst, first...) })
+		if chunked {
+			head.Write(body.Chunk())
+		} else {
+			head.Write(body.Raw())
+		}
 	}
 	hijacked, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return nil, err
 	}
+	sink, err := s.own(hijacked, transport)
+	if err != nil {
+		return nil, err
+	}
+	sink.chunked = chunked
+	// The head fits into any send buffer that is still empty.
+	if sink.write([]byte(head.String())) != head.Len() {
+		sink.close(false)
+		return nil, http.ErrAbortHandler
+	}
+	return sink, nil
+}
+
+// own makes a sink of a connection that net/http has let go.
+func (s *Server) own(hijacked net.Conn, transport string) (*socketSink, error) {
 	conn, ok := hijacked.(*net.TCPConn)
 	if !ok {
 		hijacked.Close()
@@ -79,32 +105,37 @@ func (s *Server) hijack(w http.ResponseWriter, r *http.Request, first []byte) (*
 		s.Log.Warn("a stream cannot be opened", "err", err) // too few descriptors
 		return nil, http.ErrAbortHandler
 	}
-	sink := &socketSink{fd: fd, chunked: chunked, timeout: s.WriteTimeout, sockets: s.sockets}
-	// The head fits into any send buffer that is still empty.
-	if sink.write([]byte(head.String())) != head.Len() {
-		sink.close(false)
-		return nil, http.ErrAbortHandler
-	}
-	return sink, nil
+	return &socketSink{fd: fd, transport: transport, timeout: s.WriteTimeout, sockets: s.sockets}, nil
 }
 
-// Start implements streams.Sink.
+// Start implements streams.Sink. A WebSocket was watched before, and may have ended meanwhile; Gone is called from a
+// goroutine of its own, for the caller holds its tail's lock.
 func (s *socketSink) Start(owner streams.Owner) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.owner = owner
-	s.sockets.watch(s)
+	if s.closed {
+		go owner.Gone(nil)
+	} else if s.id == 0 {
+		s.sockets.watch(s)
+	}
 }
 
 // Transport implements streams.Sink.
-func (s *socketSink) Transport() string { return "sse" }
+func (s *socketSink) Transport() string { return s.transport }
 
 // Offer implements streams.Sink.
 func (s *socketSink) Offer(p streams.Payload) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.rest != nil {
+	if s.closed || s.ending {
 		return false
 	}
 	bytes := s.framed(p)
+	if s.rest != nil { // answers are on their way
+		s.append(bytes)
+		return false
+	}
 	n := s.write(bytes)
 	if n == len(bytes) {
 		return true
@@ -113,11 +144,33 @@ func (s *socketSink) Offer(p streams.Payload) bool {
 	return false
 }
 
+// append puts bytes behind what is on its way: a copy, for what was offered is shared. The caller holds mu.
+func (s *socketSink) append(bytes []byte) {
+	s.rest, s.control = slices.Concat(s.rest, s.control, bytes), nil
+}
+
+// reply writes what answers the reader and is no part of the stream. It is true where so many answers wait that nothing
+// more should be read before they are out.
+func (s *socketSink) reply(bytes []byte) (full bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed || s.ending:
+	case s.rest != nil:
+		s.control = append(s.control, bytes...)
+	default:
+		if n := s.write(bytes); n < len(bytes) {
+			s.block(slices.Clone(bytes[n:]))
+		}
+	}
+	return len(s.control) > controlBytes
+}
+
 // block keeps what the kernel did not take. The caller holds mu.
 func (s *socketSink) block(rest []byte) {
 	s.rest = rest
 	s.stall = time.AfterFunc(s.timeout, func() { s.gone(streams.ErrStalled) })
-	s.sockets.await(s, true)
+	s.sockets.await(s)
 }
 
 // write gives the kernel what it takes at once. An error takes nothing: the poller reports it, too. The
@@ -132,6 +185,20 @@ func (s *socketSink) write(bytes []byte) (n int) {
 	}
 }
 
+// ready is told that the peer takes more, or that it has sent something or closed.
+func (s *socketSink) ready(writable, readable bool) {
+	if readable && s.inbound == nil {
+		s.gone(nil) // whoever only listens has nothing to send
+		return
+	}
+	if writable {
+		s.resume()
+	}
+	if readable {
+		s.inbound()
+	}
+}
+
 // resume goes on writing the rest now that the kernel takes more, and tells the owner when it is out.
 func (s *socketSink) resume() {
 	s.mu.Lock()
@@ -141,67 +208,99 @@ func (s *socketSink) resume() {
 	}
 	n := s.write(s.rest)
 	s.rest = s.rest[n:]
+	if len(s.rest) == 0 && len(s.control) > 0 {
+		s.rest, s.control = s.control, nil
+	}
 	if len(s.rest) > 0 {
 		if n > 0 && !s.ending {
 			s.stall.Reset(s.timeout)
 		}
-		s.sockets.await(s, true)
+		s.sockets.await(s)
 		s.mu.Unlock()
 		return
 	}
 	s.stall.Stop()
 	s.rest, s.stall = nil, nil
-	ending := s.ending
+	ending, owner := s.ending, s.owner
 	if !ending {
-		s.sockets.await(s, false)
+		s.sockets.await(s)
 	}
 	s.mu.Unlock()
-	if !ending {
-		s.owner.Ready()
-	} else if s.close(true) {
-		s.owner.Gone(nil)
+	switch {
+	case ending:
+		s.finish()
+	default:
+		if owner != nil {
+			owner.Ready()
+		}
+		if s.inbound != nil {
+			s.inbound() // which may have waited for room for its answers
+		}
 	}
 }
 
-// framed is a payload as the body of this response has it.
+// framed is a payload, which may be nil, as the body of this response has it.
 func (s *socketSink) framed(p streams.Payload) []byte {
-	if s.chunked {
+	switch {
+	case p == nil:
+		return nil
+	case s.chunked:
 		return p.Chunk()
 	}
 	return p.Raw()
 }
 
-// End implements streams.Sink. Gone is called from a goroutine of its own, for the caller holds its tail's lock.
-func (s *socketSink) End(last streams.Payload) {
+// End implements streams.Sink.
+func (s *socketSink) End(last streams.Payload, why streams.Ending) {
+	bytes := s.framed(last)
+	if s.bye != nil {
+		bytes = slices.Concat(bytes, s.bye(why))
+	}
+	s.last(bytes)
+}
+
+// last writes what comes last and ends. What follows is done by a goroutine of its own, for the caller may hold its tail's lock.
+func (s *socketSink) last(bytes []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || s.ending {
 		return
 	}
 	s.ending = true
-	if last != nil {
-		bytes := s.framed(last)
-		if s.rest != nil {
-			s.rest = slices.Concat(s.rest, bytes) // a copy: what was offered is shared
-		} else if n := s.write(bytes); n < len(bytes) {
-			s.block(bytes[n:])
-		}
+	if s.rest != nil {
+		s.append(bytes)
+	} else if n := s.write(bytes); n < len(bytes) {
+		s.block(bytes[n:])
 	}
 	if s.rest != nil {
 		s.stall.Reset(s.timeout) // for all that is left, or a reader that takes a byte now and then would stay for ever
 		return
 	}
-	go func() {
-		if s.close(true) {
-			s.owner.Gone(nil)
-		}
-	}()
+	go s.finish()
+}
+
+// finish does what comes after the last byte.
+func (s *socketSink) finish() {
+	if s.finished != nil {
+		s.finished()
+	} else if s.close(true) {
+		s.tellGone(nil)
+	}
 }
 
 // gone is what a closed, dead or stalled peer leads to.
 func (s *socketSink) gone(why error) {
 	if s.close(false) {
-		s.owner.Gone(why)
+		s.tellGone(why)
+	}
+}
+
+func (s *socketSink) tellGone(why error) {
+	s.mu.Lock()
+	owner := s.owner
+	s.mu.Unlock()
+	if owner != nil {
+		owner.Gone(why)
 	}
 }
 

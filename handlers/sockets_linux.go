@@ -69,10 +69,8 @@ func setUserTimeout(fd int, after time.Duration) {
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(after.Milliseconds()))
 }
 
-// watch begins to wait for the sink's peer to close. The caller must not hold the sink's lock.
+// watch begins to wait for the sink's peer: to close, and to send where the sink reads. The caller holds the sink's lock.
 func (s *sockets) watch(sink *socketSink) {
-	sink.mu.Lock()
-	defer sink.mu.Unlock()
 	if sink.closed {
 		return
 	}
@@ -81,35 +79,56 @@ func (s *sockets) watch(sink *socketSink) {
 	sink.id = s.last
 	s.sinks[sink.id] = sink
 	s.mu.Unlock()
-	_ = unix.EpollCtl(s.fd, unix.EPOLL_CTL_ADD, sink.fd, interest(sink, false))
+	_ = unix.EpollCtl(s.fd, unix.EPOLL_CTL_ADD, sink.fd, interest(sink))
 }
 
-// await has the sink told, once, when its socket can be written to; without writable, only when its peer has closed.
-// The caller holds the sink's lock.
-func (s *sockets) await(sink *socketSink, writable bool) {
-	_ = unix.EpollCtl(s.fd, unix.EPOLL_CTL_MOD, sink.fd, interest(sink, writable))
+// await waits again for what the sink now waits for. The caller holds the sink's lock.
+func (s *sockets) await(sink *socketSink) {
+	if sink.id != 0 && !sink.closed {
+		_ = unix.EpollCtl(s.fd, unix.EPOLL_CTL_MOD, sink.fd, interest(sink))
+	}
 }
 
 // interest is what to wait for. Each event comes once and is asked for again: several goroutines never work on one sink.
 // It carries the sink's id, not its descriptor: one that was closed may be another stream's when the event is looked at.
-func interest(sink *socketSink, writable bool) *unix.EpollEvent {
+func interest(sink *socketSink) *unix.EpollEvent {
 	event := &unix.EpollEvent{
 		Events: unix.EPOLLRDHUP | unix.EPOLLONESHOT, Fd: int32(uint32(sink.id)), Pad: int32(uint32(sink.id >> 32)),
 	}
-	if writable {
+	if sink.rest != nil {
 		event.Events |= unix.EPOLLOUT
+	}
+	if sink.reading {
+		event.Events |= unix.EPOLLIN
 	}
 	return event
 }
 
-// release closes the sink's descriptor; the caller holds the sink's lock.
-func (s *sockets) release(sink *socketSink) {
+// forget ends the waiting for a sink.
+func (s *sockets) forget(sink *socketSink) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	delete(s.sinks, sink.id)
 	if len(s.sinks) == 0 {
 		s.sinks = map[uint64]*socketSink{} // a map keeps the room of its most crowded moment
 	}
-	s.mu.Unlock()
+}
+
+// hand gives the sink's descriptor back to package net; the caller holds the sink's lock, and the sink is closed.
+func (s *sockets) hand(sink *socketSink) (net.Conn, error) {
+	s.forget(sink)
+	_ = unix.EpollCtl(s.fd, unix.EPOLL_CTL_DEL, sink.fd, nil) // the connection lives on
+	file := os.NewFile(uintptr(sink.fd), "")
+	defer file.Close()
+	return net.FileConn(file)
+}
+
+// shut says to the peer that nothing more comes; the caller holds the sink's lock.
+func (s *sockets) shut(sink *socketSink) { _ = unix.Shutdown(sink.fd, unix.SHUT_WR) }
+
+// release closes the sink's descriptor; the caller holds the sink's lock.
+func (s *sockets) release(sink *socketSink) {
+	s.forget(sink)
 	_ = unix.Shutdown(sink.fd, unix.SHUT_WR)
 	_ = unix.Close(sink.fd) // which takes it out of the epoll, too
 }
@@ -131,13 +150,10 @@ func (s *sockets) run() {
 			s.mu.Lock()
 			sink := s.sinks[uint64(uint32(event.Fd))|uint64(uint32(event.Pad))<<32]
 			s.mu.Unlock()
-			switch {
-			case sink == nil:
-			case event.Events&unix.EPOLLOUT != 0 && event.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) == 0:
+			if sink != nil {
 				// On a goroutine of its own: what the reader is given next is made under its tail's lock.
-				go sink.resume()
-			default:
-				go sink.gone(nil)
+				go sink.ready(event.Events&unix.EPOLLOUT != 0,
+					event.Events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0)
 			}
 		}
 	}

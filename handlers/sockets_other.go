@@ -3,18 +3,18 @@
 package handlers
 
 import (
-	"io"
 	"net"
 	"sync"
 	"time"
 )
 
-// sockets waits for all sockets of this process that sinks own: for peers that have closed, by a goroutine that reads
-// from each of them, and, where a sink is blocked, for room to write.
+// sockets waits for all sockets of this process that sinks own: for peers that have closed or sent something, and, where
+// a sink is blocked, for room to write; by a goroutine each.
 type sockets struct {
 	done sync.WaitGroup
 
 	mu    sync.Mutex
+	last  uint64               // guarded by mu: the newest id
 	conns map[int]*net.TCPConn // guarded by mu; by descriptor
 }
 
@@ -42,48 +42,62 @@ func (s *sockets) conn(fd int) *net.TCPConn {
 	return s.conns[fd]
 }
 
+// watch begins to wait for the sink's peer; the caller holds the sink's lock.
 func (s *sockets) watch(sink *socketSink) {
-	conn := s.conn(sink.fd)
-	if conn == nil {
-		return // closed
-	}
-	s.done.Go(func() {
-		_, _ = io.Copy(io.Discard, conn) // ends when the peer closes, or we do
-		sink.gone(nil)
-	})
+	s.mu.Lock()
+	s.last++
+	sink.id = s.last
+	s.mu.Unlock()
+	s.await(sink)
 }
 
-// await calls resume once the socket can be written to; the caller holds the sink's lock.
-func (s *sockets) await(sink *socketSink, writable bool) {
+// await waits for what the sink now waits for; the caller holds the sink's lock.
+func (s *sockets) await(sink *socketSink) {
 	conn := s.conn(sink.fd)
-	if !writable || conn == nil {
+	if conn == nil || sink.id == 0 {
 		return
 	}
-	s.done.Go(func() {
-		raw, err := conn.SyscallConn()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return // closed
+	}
+	once := func(wait func(func(uintptr) bool) error, writable bool) {
 		waited := false
-		if err == nil {
-			err = raw.Write(func(uintptr) bool {
-				waited, err = !waited, nil
-				return !waited
-			})
+		if wait(func(uintptr) bool { waited = !waited; return !waited }) == nil {
+			sink.ready(writable, !writable)
 		}
-		if err != nil {
-			sink.gone(nil)
-			return
-		}
-		sink.resume()
-	})
+	}
+	if sink.rest != nil {
+		s.done.Go(func() { once(raw.Write, true) })
+	}
+	if sink.reading || sink.inbound == nil && sink.rest == nil {
+		s.done.Go(func() { once(raw.Read, false) })
+	}
+}
+
+// hand gives the sink's connection back to package net; the caller holds the sink's lock, and the sink is closed.
+func (s *sockets) hand(sink *socketSink) (net.Conn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	conn := s.conns[sink.fd]
+	delete(s.conns, sink.fd)
+	if conn == nil {
+		return nil, net.ErrClosed
+	}
+	return conn, conn.SetDeadline(time.Time{})
+}
+
+// shut says to the peer that nothing more comes; the caller holds the sink's lock.
+func (s *sockets) shut(sink *socketSink) {
+	if conn := s.conn(sink.fd); conn != nil {
+		_ = conn.CloseWrite()
+	}
 }
 
 // release closes the sink's connection; the caller holds the sink's lock.
 func (s *sockets) release(sink *socketSink) {
-	s.mu.Lock()
-	conn := s.conns[sink.fd]
-	delete(s.conns, sink.fd)
-	s.mu.Unlock()
-	if conn != nil {
-		_ = conn.CloseWrite()
+	if conn, err := s.hand(sink); err == nil {
+		_ = conn.(*net.TCPConn).CloseWrite()
 		_ = conn.Close()
 	}
 }

@@ -3,7 +3,6 @@ package handlers
 import (
 	"strconv"
 	"time"
-	"unicode/utf8"
 
 	"sluice/store"
 	"sluice/streams"
@@ -14,66 +13,25 @@ import (
 // cut short is seen by its JSON.
 type sse struct{}
 
-const wireTime = "2006-01-02T15:04:05.000Z"
+// Index implements streams.EventEncoder.
+func (sse) Index() int { return sseIndex }
 
-func (sse) Index() int { return 0 }
-
-// Event implements streams.Encoder.
+// Event implements streams.EventEncoder.
 func (sse) Event(dst []byte, e *store.Event, epoch string) []byte {
 	dst = append(append(dst, "event: "...), e.Service...)
 	dst = append(appendCursor(append(dst, "\nid: "...), epoch, e.Seq), "\ndata: "...)
 	return append(appendEvent(dst, e, epoch), "\n\n"...)
 }
 
-// appendEvent is the event's JSON, the same in every dialect (docs/protocol.md, "Events").
-func appendEvent(dst []byte, e *store.Event, epoch string) []byte {
-	dst = append(append(append(dst, `{"id":"`...), e.ID...), `","cursor":"`...)
-	dst = append(appendCursor(dst, epoch, e.Seq), '"')
-	for _, field := range [...]struct{ name, value string }{
-		{"orgId", e.Org},
-		{"service", e.Service},
-		{"type", e.Type},
-		{"propertyId", e.PropertyID},
-		{"entityType", e.EntityType},
-		{"entityId", e.EntityID},
-		{"userId", e.UserID},
-	} {
-		if field.value != "" {
-			dst = append(append(append(dst, `,"`...), field.name...), `":`...)
-			dst = appendString(dst, field.value)
-		}
-	}
-	dst = e.Time.UTC().AppendFormat(append(dst, `,"time":"`...), wireTime)
-	dst = append(append(dst, `","data":`...), e.Data...)
-	return append(dst, '}')
-}
+// Pieces implements streams.Encoder.
+func (f sse) Pieces() streams.EventEncoder { return f }
 
-func appendCursor(dst []byte, epoch string, seq int64) []byte {
-	return strconv.AppendInt(append(append(dst, epoch...), '-'), seq, 10)
-}
-
-// appendString quotes a string as JSON.
-func appendString(dst []byte, text string) []byte {
-	const digits = "0123456789abcdef"
-	dst = append(dst, '"')
-	for i := 0; i < len(text); {
-		c := text[i]
-		switch {
-		case c == '"' || c == '\\':
-			dst = append(dst, '\\', c)
-		case c < 0x20:
-			dst = append(dst, '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
-		case c >= utf8.RuneSelf:
-			r, size := utf8.DecodeRuneInString(text[i:])
-			dst = utf8.AppendRune(dst, r)
-			i += size
-			continue
-		default:
-			dst = append(dst, c)
-		}
-		i++
+// Batch implements streams.Encoder: SSE has no frame of several events.
+func (sse) Batch(dst []byte, pieces []streams.Payload, _ store.Cursor) []byte {
+	for _, piece := range pieces {
+		dst = append(dst, piece.Raw()...)
 	}
-	return append(dst, '"')
+	return dst
 }
 
 // frame begins one that is no event; id may be empty.
@@ -91,43 +49,26 @@ func appendRetry(dst []byte, after time.Duration) []byte {
 
 // Ack implements streams.Encoder.
 func (f sse) Ack(dst []byte, ack streams.Ack) []byte {
-	cursor := ack.Cursor.String()
-	id := cursor
-	if !ack.Resumable {
-		id = ""
+	id := ""
+	if ack.Resumable {
+		id = ack.Cursor.String()
 	}
-	dst = append(appendString(append(f.frame(dst, "ack", id), `"connectionId":`...), ack.ConnectionID), `,"cursor":"`...)
-	dst = append(append(dst, cursor...), `","services":[`...)
-	for i, service := range ack.Services {
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		dst = appendString(dst, service)
-	}
-	dst = strconv.AppendInt(append(dst, `],"heartbeatMs":`...), ack.Heartbeat.Milliseconds(), 10)
-	return append(appendString(append(dst, `,"transport":`...), ack.Transport), "}\n\n"...)
+	return append(ackFields(f.frame(dst, "ack", id), ack), "}\n\n"...)
 }
 
 // Ping implements streams.Encoder.
 func (f sse) Ping(dst []byte, ping streams.Ping) []byte {
-	cursor := ping.Cursor.String()
-	dst = append(append(append(f.frame(dst, "ping", cursor), `"cursor":"`...), cursor...), `","time":"`...)
-	return append(ping.Time.UTC().AppendFormat(dst, wireTime), "\"}\n\n"...)
+	return append(pingFields(f.frame(dst, "ping", ping.Cursor.String()), ping), "}\n\n"...)
 }
 
 // Reset implements streams.Encoder.
 func (f sse) Reset(dst []byte, reset streams.Reset) []byte {
-	latest := reset.Latest.String()
-	dst = append(append(f.frame(dst, "reset", latest), `"reason":"`...), reset.Reason...)
-	dst = append(append(dst, `","oldest":"`...), reset.Oldest.String()...)
-	dst = append(append(dst, `","latest":"`...), latest...)
-	return append(append(append(dst, `","cursor":"`...), latest...), "\"}\n\n"...)
+	return append(resetFields(f.frame(dst, "reset", reset.Latest.String()), reset), "}\n\n"...)
 }
 
 // Retry implements streams.Encoder. An EventSource heeds the retry: line, others the field.
 func (f sse) Retry(dst []byte, kind streams.RetryKind, after time.Duration) []byte {
-	dst = append(f.frame(appendRetry(dst, after), string(kind), ""), `"retryMs":`...)
-	return append(strconv.AppendInt(dst, after.Milliseconds(), 10), "}\n\n"...)
+	return append(retryFields(f.frame(appendRetry(dst, after), string(kind), ""), after), "}\n\n"...)
 }
 
 // Problem implements streams.Encoder.
@@ -135,11 +76,6 @@ func (f sse) Problem(dst []byte, p streams.StreamProblem) []byte {
 	if p.Retry > 0 {
 		dst = appendRetry(dst, p.Retry)
 	}
-	dst = append(f.frame(dst, "problem", ""), `"type":"about:blank","title":`...)
-	dst = append(appendString(dst, p.Title), `,"status":`...)
-	dst = strconv.AppendInt(dst, int64(p.Status), 10)
-	if p.Detail != "" {
-		dst = appendString(append(dst, `,"detail":`...), p.Detail)
-	}
-	return append(dst, "}\n\n"...)
+	dst = append(f.frame(dst, "problem", ""), `"type":"about:blank",`...)
+	return append(problemFields(dst, p), "}\n\n"...)
 }

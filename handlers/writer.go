@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -17,17 +18,26 @@ import (
 // writerSink writes through net/http: HTTP/2 and TLS, where the connection is not ours. The request's own goroutine
 // does the writing, so the sink counts as blocked while it does.
 type writerSink struct {
-	writer  http.ResponseWriter
-	control *http.ResponseController
-	timeout time.Duration // without progress
-	owner   streams.Owner
-	wake    chan struct{} // one slot: there is something to write, or to end
+	writer    io.Writer
+	control   writeControl
+	transport string
+	timeout   time.Duration // without progress
+	owner     streams.Owner
+	wake      chan struct{}               // one slot: there is something to write, or to end
+	bye       func(streams.Ending) []byte // what follows the last payload; nil: nothing
 
 	mu       sync.Mutex
+	written  sync.Cond // on mu: slot is empty, or closed
 	slot     []byte    // guarded by mu: what is to be written
 	ending   bool      // guarded by mu: after slot
 	deadline time.Time // guarded by mu: of the end
 	closed   bool      // guarded by mu: nothing can be written any more
+}
+
+// writeControl is what a sink needs of a connection beside writing; *http.ResponseController has it.
+type writeControl interface {
+	SetWriteDeadline(time.Time) error
+	Flush() error
 }
 
 // connKey finds the connection of a request in its context.
@@ -59,47 +69,83 @@ func boundConn(r *http.Request) {
 	}
 }
 
-func newWriterSink(w http.ResponseWriter, timeout time.Duration, first []byte) *writerSink {
-	return &writerSink{
-		writer: w, control: http.NewResponseController(w), timeout: timeout, slot: first,
-		wake: make(chan struct{}, 1),
+func newWriterSink(w io.Writer, control writeControl, transport string, timeout time.Duration, first []byte) *writerSink {
+	s := &writerSink{
+		writer: w, control: control, transport: transport, timeout: timeout, slot: first, wake: make(chan struct{}, 1),
 	}
+	s.written.L = &s.mu
+	return s
 }
 
 // Start implements streams.Sink.
-func (s *writerSink) Start(owner streams.Owner) { s.owner = owner }
+func (s *writerSink) Start(owner streams.Owner) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.owner = owner
+	if s.closed {
+		go owner.Gone(nil)
+	}
+}
 
 // Transport implements streams.Sink.
-func (s *writerSink) Transport() string { return "sse" }
+func (s *writerSink) Transport() string { return s.transport }
 
 // Offer implements streams.Sink.
 func (s *writerSink) Offer(p streams.Payload) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.closed || s.ending {
 		return false
 	}
-	s.put(p)
+	s.put(p.Raw())
+	return false
+}
+
+// reply writes what answers the reader and is no part of the stream, and returns once it is out.
+func (s *writerSink) reply(bytes []byte) (full bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.ending {
+		return false
+	}
+	s.put(bytes)
+	for s.slot != nil && !s.closed {
+		s.written.Wait()
+	}
 	return false
 }
 
 // End implements streams.Sink.
-func (s *writerSink) End(last streams.Payload) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.ending, s.deadline = true, time.Now().Add(s.timeout)
-	s.put(last)
+func (s *writerSink) End(last streams.Payload, why streams.Ending) {
+	var bytes []byte
+	if last != nil {
+		bytes = last.Raw()
+	}
+	if s.bye != nil {
+		bytes = slices.Concat(bytes, s.bye(why))
+	}
+	s.last(bytes)
 }
 
-// put hands a payload, which may be nil, to the goroutine that writes. What is still on its way goes first. The caller
-// holds mu.
-func (s *writerSink) put(p streams.Payload) {
+// last writes what comes last and ends.
+func (s *writerSink) last(bytes []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending {
+		return
+	}
+	s.ending, s.deadline = true, time.Now().Add(s.timeout)
+	s.put(bytes)
+}
+
+// put hands bytes, if any, to the goroutine that writes. What is still on its way goes first. The caller holds mu.
+func (s *writerSink) put(bytes []byte) {
 	switch {
-	case p == nil:
+	case len(bytes) == 0:
 	case s.slot == nil:
-		s.slot = p.Raw()
+		s.slot = bytes
 	default:
-		s.slot = slices.Concat(s.slot, p.Raw()) // a copy: what was offered is shared
+		s.slot = slices.Concat(s.slot, bytes) // a copy: what was offered is shared
 	}
 	select {
 	case s.wake <- struct{}{}:
@@ -113,13 +159,18 @@ func (s *writerSink) serve(ctx context.Context) {
 	defer func() {
 		s.mu.Lock()
 		s.closed = true
+		owner := s.owner
+		s.written.Broadcast()
 		s.mu.Unlock()
-		s.owner.Gone(why)
+		if owner != nil {
+			owner.Gone(why)
+		}
 	}()
 	for {
 		s.mu.Lock()
-		bytes, ending := s.slot, s.ending
+		bytes, ending, owner := s.slot, s.ending, s.owner
 		s.slot = nil
+		s.written.Broadcast()
 		s.mu.Unlock()
 		switch {
 		case len(bytes) > 0:
@@ -132,8 +183,8 @@ func (s *writerSink) serve(ctx context.Context) {
 			s.mu.Lock()
 			more := s.slot != nil
 			s.mu.Unlock()
-			if !more && !ending {
-				s.owner.Ready()
+			if !more && !ending && owner != nil {
+				owner.Ready()
 			}
 			continue
 		case ending:

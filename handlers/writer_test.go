@@ -270,7 +270,7 @@ func TestWriterFirstBytes(t *testing.T) {
 		return streams.NewPayload(0, func(dst []byte) []byte { return append(dst, text...) })
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		sink := newWriterSink(w, patience, []byte("first "))
+		sink := newWriterSink(w, http.NewResponseController(w), "sse", patience, []byte("first "))
 		sink.Start(owner)
 		shared := payload("second ")
 		if sink.Offer(shared) || sink.Offer(payload("third")) {
@@ -279,7 +279,7 @@ func TestWriterFirstBytes(t *testing.T) {
 		if string(shared.Chunk()) != string(payload("second ").Chunk()) {
 			t.Error("what is shared was written to")
 		}
-		sink.End(nil)
+		sink.End(nil, streams.EndDrained)
 		sink.serve(r.Context())
 		if sink.Offer(payload("late")) {
 			t.Error("a sink that has ended takes more")

@@ -45,7 +45,8 @@ func (t *tail) tick(now time.Time) {
 		seconds := now.Unix()
 		switch {
 		case seconds >= s.expiry+leeway:
-			s.end(nil)
+			s.refuse(StreamProblem{Status: 401, Title: "The token has expired"}, EndDenied)
+		case s.poll != nil:
 		case s.state == arriving || s.state == blocked:
 		case seconds >= s.expiry-reauthBefore && !s.warned:
 			s.warned = true
@@ -100,12 +101,20 @@ func (h *Hub) Drain(ctx context.Context) {
 			h.rest(pace)
 		}
 		s.tail.mu.Lock()
-		s.end(s.drain())
+		s.drain()
 		s.tail.mu.Unlock()
 	}
 }
 
-// drain is the frame that asks to come back.
-func (s *Subscriber) drain() Payload {
-	return s.encode(func(e Encoder, dst []byte) []byte { return e.Retry(dst, RetryDrain, jitter(drainRetry)) })
+// drain ends a stream with the frame that asks to come back; a poll is answered with what it has.
+func (s *Subscriber) drain() {
+	switch {
+	case s.state == ended:
+	case s.poll == nil:
+		s.end(s.encode(func(e Encoder, dst []byte) []byte { return e.Retry(dst, RetryDrain, jitter(drainRetry)) }), EndDrained)
+	case s.state == arriving:
+		s.refuse(StreamProblem{Status: 503, Title: "This instance is going away", Retry: time.Second}, EndLater)
+	default:
+		s.answer(Answer{Cursor: store.Cursor{Epoch: s.tail.epoch, Seq: s.position()}})
+	}
 }

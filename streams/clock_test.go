@@ -98,14 +98,14 @@ func (w *watched) note(p streams.Payload) {
 	}
 }
 
-func (w *watched) End(last streams.Payload) {
+func (w *watched) End(last streams.Payload, why streams.Ending) {
 	if last != nil {
 		w.note(last)
 	}
 	w.mu.Lock()
 	w.end = time.Since(w.began)
 	w.mu.Unlock()
-	w.pipe.End(last)
+	w.pipe.End(last, why)
 }
 
 // frames are those that begin so, and when they came; ended is when the stream did, 0 where it has not.
@@ -246,7 +246,7 @@ func TestSweep(t *testing.T) {
 		visit := func() {
 			w := l.watch(everything, 24*time.Hour)
 			w.await(t, "ack")
-			w.End(nil)
+			w.End(nil, streams.EndDrained)
 			synctest.Wait()
 		}
 		reader := l.watch(everything, 24*time.Hour)
@@ -256,7 +256,7 @@ func TestSweep(t *testing.T) {
 		if stats := l.hub.Stats("1"); stats.Orgs != 1 || stats.RingEvents != 2 {
 			t.Fatalf("with a reader there are %+v", stats)
 		}
-		reader.End(nil)
+		reader.End(nil, streams.EndDrained)
 		time.Sleep(29 * time.Second)
 		visit()
 		time.Sleep(29 * time.Second)

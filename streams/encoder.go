@@ -6,13 +6,25 @@ import (
 	"sluice/store"
 )
 
-// Encoder frames what a stream carries, in one dialect. It holds no state of a stream: what it makes of an event is
-// made once and shared by all that read this dialect. All methods append to dst and return it.
-type Encoder interface {
+// EventEncoder frames events in one way. It holds no state of a stream: what it makes of an event is made once and shared
+// by all that read it. All methods of encoders append to dst and return it.
+type EventEncoder interface {
 	// Index numbers the encoders of the process from 0; it is where a ring keeps what this one made.
 	Index() int
 
 	Event(dst []byte, event *store.Event, epoch string) []byte
+}
+
+// Encoder frames what a stream carries, in one dialect.
+type Encoder interface {
+	EventEncoder
+
+	// Pieces is what Batch joins: the frames of this encoder, or of another one, which then are shared with it.
+	Pieces() EventEncoder
+
+	// Batch frames two events or more as one write; last is the position of the newest.
+	Batch(dst []byte, pieces []Payload, last store.Cursor) []byte
+
 	Ack(dst []byte, ack Ack) []byte
 	Ping(dst []byte, ping Ping) []byte
 	Reset(dst []byte, reset Reset) []byte
@@ -20,7 +32,7 @@ type Encoder interface {
 	Problem(dst []byte, problem StreamProblem) []byte
 }
 
-// encoders is how many encoders there can be: SSE, and what else a stream may be framed as.
+// encoders is how many encoders there can be: bare JSON, SSE, NDJSON, WebSocket.
 const encoders = 4
 
 // Ack is the first frame: where the stream starts. Resumable is false where a reset follows, which then carries the

@@ -11,7 +11,8 @@ import (
 type group struct {
 	key     string
 	filter  Filter
-	encoder Encoder
+	encoder Encoder     // nil: polls
+	answers PollEncoder // of polls
 	live    crowd
 	members int // live and others
 
@@ -26,12 +27,20 @@ type groups struct {
 	bound      []*group            // those with a list: an event of the whole org concerns them, too
 }
 
-// join gives the group of a filter and an encoder, made where it is not there.
-func (g *groups) join(filter Filter, encoder Encoder) *group {
-	key := strconv.Itoa(encoder.Index()) + "/" + filter.key()
+// join gives the group of a subscription, made where it is not there.
+func (g *groups) join(sub *Subscription) *group {
+	filter, key := sub.Filter, sub.Filter.key()
+	if sub.Poll == nil {
+		key = strconv.Itoa(sub.Encoder.Index()) + "/" + key
+	} else {
+		key = "poll " + sub.Poll.Encoder.Name() + "/" + key
+	}
 	one := g.byKey[key]
 	if one == nil {
-		one = &group{key: key, filter: filter, encoder: encoder}
+		one = &group{key: key, filter: filter, encoder: sub.Encoder}
+		if sub.Poll != nil {
+			one.answers = sub.Poll.Encoder
+		}
 		if g.byKey == nil {
 			g.byKey, g.byProperty = map[string]*group{}, map[string][]*group{}
 		}

@@ -89,7 +89,7 @@ func (h *Hub) Close() {
 	h.mu.Unlock()
 	for _, s := range h.everybody() {
 		s.tail.mu.Lock()
-		s.end(nil)
+		s.end(nil, EndDrained)
 		s.tail.mu.Unlock()
 	}
 	h.group.Wait()
@@ -97,7 +97,7 @@ func (h *Hub) Close() {
 
 // Full says whether a stream of org may not be had for now, so that a door can refuse it before it answers.
 func (h *Hub) Full(org string) error {
-	if h.drains.Load() {
+	if h.Draining() {
 		return ErrHubDrains
 	}
 	if h.options.MaxStreamsPerOrg == 0 {
@@ -111,16 +111,19 @@ func (h *Hub) Full(org string) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.subscribers) >= h.options.MaxStreamsPerOrg {
+	if len(t.subscribers)-t.polls >= h.options.MaxStreamsPerOrg {
 		h.metrics.Errors.WithLabelValues(errorLimit).Inc()
 		return ErrOrgLimit
 	}
 	return nil
 }
 
+// Draining says whether the instance is going away: nothing is opened any more.
+func (h *Hub) Draining() bool { return h.drains.Load() }
+
 // Subscribe opens a stream: its ack comes over the sink as soon as the log was read. The user's oldest stream gives way
-// where there are too many.
-func (h *Hub) Subscribe(sub *Subscription) {
+// where there are too many. Polls count for no limit of streams: they are requests that wait.
+func (h *Hub) Subscribe(sub *Subscription) *Subscriber {
 	s := &Subscriber{sink: sub.Sink, start: sub, expiry: sub.Expires.Unix(), spread: h.newSpread()}
 	t := h.join(s, sub)
 	oldest := h.enlist(s, sub)
@@ -128,13 +131,11 @@ func (h *Hub) Subscribe(sub *Subscription) {
 	switch {
 	case s.state == ended:
 	case h.drains.Load():
-		s.end(s.drain())
-	case h.options.MaxStreamsPerOrg > 0 && len(t.subscribers) > h.options.MaxStreamsPerOrg:
+		s.drain()
+	case h.options.MaxStreamsPerOrg > 0 && s.poll == nil && len(t.subscribers)-t.polls > h.options.MaxStreamsPerOrg:
 		// Full let it pass, as it did others at the same moment.
 		h.metrics.Errors.WithLabelValues(errorLimit).Inc()
-		s.end(s.encode(func(e Encoder, dst []byte) []byte {
-			return e.Problem(dst, StreamProblem{Status: 429, Title: "Too many streams", Detail: ErrOrgLimit.Error(), Retry: 5 * time.Second})
-		}))
+		s.refuse(StreamProblem{Status: 429, Title: "Too many streams", Detail: ErrOrgLimit.Error(), Retry: 5 * time.Second}, EndLater)
 	default:
 		t.arrive(s)
 		t.work()
@@ -143,13 +144,12 @@ func (h *Hub) Subscribe(sub *Subscription) {
 	if oldest != nil {
 		h.metrics.Errors.WithLabelValues(errorLimit).Inc()
 		oldest.tail.mu.Lock()
-		oldest.end(oldest.encode(func(e Encoder, dst []byte) []byte {
-			return e.Problem(dst, StreamProblem{
-				Status: 429, Title: "Too many streams", Detail: "a newer stream of this user took its place", Retry: time.Minute,
-			})
-		}))
+		oldest.refuse(StreamProblem{
+			Status: 429, Title: "Too many streams", Detail: "a newer stream of this user took its place", Retry: time.Minute,
+		}, EndLater)
 		oldest.tail.mu.Unlock()
 	}
+	return s
 }
 
 // join puts the subscriber into the org's tail. The sink knows its owner before anybody else can find the subscriber and
@@ -170,7 +170,10 @@ func (h *Hub) join(s *Subscriber, sub *Subscription) *tail {
 		}
 		s.tail, s.at, s.state, s.since = t, len(t.subscribers), arriving, time.Now()
 		t.subscribers = append(t.subscribers, s)
-		s.group = t.groups.join(sub.Filter, sub.Encoder)
+		if sub.Poll != nil {
+			s.wait(sub.Poll)
+		}
+		s.group = t.groups.join(sub)
 		h.metrics.Streams.WithLabelValues(sub.Sink.Transport()).Inc()
 		sub.Sink.Start(s)
 		t.mu.Unlock()
@@ -180,7 +183,7 @@ func (h *Hub) join(s *Subscriber, sub *Subscription) *tail {
 
 // enlist counts the stream among its user's, and names the one that has to yield.
 func (h *Hub) enlist(s *Subscriber, sub *Subscription) (oldest *Subscriber) {
-	if h.options.MaxStreamsPerUser == 0 {
+	if h.options.MaxStreamsPerUser == 0 || s.poll != nil {
 		return nil
 	}
 	h.mu.Lock()
@@ -354,6 +357,7 @@ func (h *Hub) settle() {
 // Stats is what the hub knows of an org, or, for "", of all.
 type Stats struct {
 	Orgs, Streams, Blocked int
+	Polls                  int // that wait
 	RingEvents             int
 	Delivered              int64 // events times readers, of the logs in use
 }
@@ -368,7 +372,8 @@ func (h *Hub) Stats(org string) Stats {
 	for _, t := range tails {
 		t.mu.Lock()
 		stats.Orgs++
-		stats.Streams += len(t.subscribers)
+		stats.Streams += len(t.subscribers) - t.polls
+		stats.Polls += t.polls
 		stats.Blocked += t.blocked
 		stats.RingEvents += len(t.ring.entries)
 		stats.Delivered += t.delivered

@@ -96,6 +96,14 @@ func (lines) Event(dst []byte, e *store.Event, epoch string) []byte {
 	return fmt.Appendf(dst, "event %s %s-%d\n", e.ID, epoch, e.Seq)
 }
 
+func (f lines) Pieces() streams.EventEncoder { return f }
+func (lines) Batch(dst []byte, pieces []streams.Payload, _ store.Cursor) []byte {
+	for _, piece := range pieces {
+		dst = append(dst, piece.Raw()...)
+	}
+	return dst
+}
+
 func (lines) Ack(dst []byte, a streams.Ack) []byte {
 	return fmt.Appendf(dst, "ack %s %t\n", a.Cursor, a.Resumable)
 }
@@ -144,7 +152,7 @@ func (p *pipe) Offer(payload streams.Payload) bool {
 	return true
 }
 
-func (p *pipe) End(last streams.Payload) {
+func (p *pipe) End(last streams.Payload, _ streams.Ending) {
 	p.mu.Lock()
 	p.ended = true
 	if last != nil && p.kept != nil {
@@ -247,7 +255,7 @@ func (r *reader) check(t *rapid.T, i int, log []store.Event) {
 	if got := all(); !slices.Equal(got, want) {
 		t.Fatalf("reader %d (%+v): %v, not %v", i, r.filter, got, want)
 	}
-	r.pipe.End(nil)
+	r.pipe.End(nil, streams.EndDrained)
 }
 
 // TestEveryReaderGetsWhatItsFilterAdmits plays random publishers and readers on two instances that share a database:
@@ -269,7 +277,7 @@ func TestEveryReaderGetsWhatItsFilterAdmits(t *testing.T) {
 			r.pipe.goOn()
 			r.pipe.await(t, "ack")
 			ids, cursor := r.pipe.events()
-			r.pipe.End(nil)
+			r.pipe.End(nil, streams.EndDrained)
 			r.got = append(r.got, ids...)
 			at, err := store.ParseCursor(cursor)
 			if err != nil {

@@ -44,7 +44,7 @@ const (
 )
 
 // Transports are the known ways out.
-var Transports = []string{"sse"}
+var Transports = []string{"sse", "ndjson", "websocket", "poll", "legacy"}
 
 // NewMetrics makes the metrics and registers them.
 func NewMetrics(registry prometheus.Registerer, catalogue *store.Catalogue) *Metrics {

@@ -125,9 +125,12 @@ func TestMetricsFromTheStart(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	streams.NewMetrics(registry, store.DefaultCatalogue())
 	want := []string{
-		"active_streams{transport=sse}", "append_batch_events", "append_errors_total", "blocked_sinks",
-		"bytes_sent_total{transport=sse}", "events_appended_total", "publish_to_write_seconds", "replay_pages_total",
-		"wake_lag_seconds",
+		"append_batch_events", "append_errors_total", "blocked_sinks", "events_appended_total", "publish_to_write_seconds",
+		"replay_pages_total", "wake_lag_seconds",
+	}
+	transports := []string{"sse", "ndjson", "websocket", "poll", "legacy"}
+	for _, transport := range transports {
+		want = append(want, "active_streams{transport="+transport+"}", "bytes_sent_total{transport="+transport+"}")
 	}
 	for _, kind := range []string{"read", "write_timeout", "limit", "hole", "gone_back"} {
 		want = append(want, "errors_total{kind="+kind+"}")
@@ -141,7 +144,9 @@ func TestMetricsFromTheStart(t *testing.T) {
 	for _, service := range []string{
 		"finance", "guest", "staff", "tasks", "properties", "users", "branding", "chat", "documents",
 	} {
-		want = append(want, "events_delivered_total{service="+service+",transport=sse}")
+		for _, transport := range transports {
+			want = append(want, "events_delivered_total{service="+service+",transport="+transport+"}")
+		}
 	}
 	for i := range want {
 		want[i] = "sluice_" + want[i]
@@ -204,8 +209,8 @@ func TestMetricsMove(t *testing.T) {
 	all.halt()
 	m.append(t, "1", draft("f"))
 	m.reach(t, "blocked_sinks", 1)
-	all.End(nil)
-	few.End(nil)
+	all.End(nil, streams.EndDrained)
+	few.End(nil, streams.EndDrained)
 	eventually(t, "streams are counted that have left", func() bool {
 		return m.figure(t, "active_streams{transport=sse}") == 0 && m.figure(t, "blocked_sinks") == 0
 	})

@@ -26,8 +26,15 @@ func (e *entry) size() int64 {
 	return size
 }
 
+// weight is about what the event takes in a write, and never less: names and quotes come to less than 320 bytes, and
+// escapes at most double a text.
+func (e *entry) weight() int {
+	v := &e.event
+	return 320 + len(v.Data) + 2*(len(v.Org)+len(v.PropertyID)+len(v.EntityType)+len(v.EntityID)+len(v.UserID))
+}
+
 // frame is the event's payload in an encoding. The tail's lock, or whoever else owns the entry, guards it.
-func (e *entry) frame(encoder Encoder, epoch string) Payload {
+func (e *entry) frame(encoder EventEncoder, epoch string) Payload {
 	framed := &e.framed[encoder.Index()]
 	if *framed == nil {
 		*framed = NewPayload(len(e.event.Data)+320, func(dst []byte) []byte {
@@ -87,18 +94,22 @@ func (r *ring) drop(n int) {
 	r.entries = append([]*entry(nil), r.entries[n:]...) // or the old array would keep what was dropped
 }
 
-// payloadBytes bounds one write beyond its first event.
-const payloadBytes = 64 << 10
+const (
+	payloadBytes = 64 << 10 // bound one write beyond its first event
+	batchHead    = 128      // bytes around the events of a batch
+)
 
 // batch gathers the events of one write after another. It is used again for each.
 type batch struct {
 	encoder Encoder
 	epoch   string
 	most    int // events of one write
+	limit   int // bytes of one write, beyond its first event
 
 	admitted []*entry
-	bytes    int   // of their frames
+	bytes    int   // about, of their frames
 	last     int64 // the position up to which events were gathered or passed over
+	pieces   []Payload
 }
 
 // gather takes events from the front of a list until one write is full, and returns the rest of the list.
@@ -106,8 +117,8 @@ func (b *batch) gather(entries []*entry, admits func(*entry) bool) (rest []*entr
 	b.admitted, b.bytes = b.admitted[:0], 0
 	for i, e := range entries {
 		if admits(e) {
-			size := len(e.frame(b.encoder, b.epoch).Raw())
-			if full := len(b.admitted) == b.most || b.bytes+size > payloadBytes; full && len(b.admitted) > 0 {
+			size := e.weight()
+			if full := len(b.admitted) == b.most || b.bytes+size > b.limit; full && len(b.admitted) > 0 {
 				return entries[i:]
 			}
 			b.admitted = append(b.admitted, e)
@@ -118,15 +129,17 @@ func (b *batch) gather(entries []*entry, admits func(*entry) bool) (rest []*entr
 	return nil
 }
 
-// payload joins the frames of what was gathered. One event is the ring's own bytes.
+// payload frames what was gathered. One event is the ring's own bytes.
 func (b *batch) payload() Payload {
 	if len(b.admitted) == 1 {
 		return b.admitted[0].frame(b.encoder, b.epoch)
 	}
-	return NewPayload(b.bytes, func(dst []byte) []byte {
-		for _, e := range b.admitted {
-			dst = append(dst, e.frame(b.encoder, b.epoch).Raw()...)
-		}
-		return dst
-	})
+	pieces, size := b.pieces[:0], 0
+	for _, e := range b.admitted {
+		piece := e.frame(b.encoder.Pieces(), b.epoch)
+		pieces, size = append(pieces, piece), size+len(piece.Raw())+1
+	}
+	b.pieces = pieces
+	last := store.Cursor{Epoch: b.epoch, Seq: b.admitted[len(b.admitted)-1].event.Seq}
+	return NewPayload(size+batchHead, func(dst []byte) []byte { return b.encoder.Batch(dst, pieces, last) })
 }

@@ -41,14 +41,25 @@ type Sink interface {
 	// Nothing is offered to a blocked sink.
 	Offer(p Payload) bool
 
-	// End writes a last payload, which may be nil, after what was offered, and closes the response in good order. A sink
-	// that is blocked has its usual time for all of that. Nothing is offered afterwards. Gone follows, unless it was
-	// called before.
-	End(last Payload)
+	// End writes a last payload, which may be nil, after what was offered, and closes the response in good order, in
+	// whatever words its dialect has for why. A sink that is blocked has its usual time for all of that. Nothing is
+	// offered afterwards. Gone follows, unless it was called before.
+	End(last Payload, why Ending)
 
-	// Transport names the sink's transport in metrics and in the ack: "sse".
+	// Transport names the sink's transport in metrics and in the ack: one of Transports.
 	Transport() string
 }
+
+// Ending is why a stream is ended from this side.
+type Ending uint8
+
+// The endings that dialects tell apart.
+const (
+	EndDrained Ending = iota // the instance goes
+	EndDenied                // the token does not allow it any more
+	EndLater                 // not for now: a limit, or the log cannot be read
+	EndAnswer                // a poll has its answer
+)
 
 // ErrStalled is why a sink closes a reader that takes nothing for too long.
 var ErrStalled = errors.New("the reader made no progress")

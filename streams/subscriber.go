@@ -32,7 +32,8 @@ type Subscription struct {
 	Filter       Filter
 	Services     []string // as the ack names them
 	Start        Start
-	Encoder      Encoder
+	Encoder      Encoder // of a stream
+	Poll         *Poll   // nil: a stream
 	Sink         Sink
 	Expires      time.Time // of the token
 }
@@ -57,6 +58,8 @@ type Subscriber struct {
 	spread int64 // seconds that its pings come after the first of its group's
 
 	start  *Subscription // until it is judged
+	change *Subscription // what it asked for since, until settle gives it that
+	poll   *pollState    // nil: a stream
 	reset  ResetReason   // what the next judgement must tell, beside what it finds itself
 	cursor int64         // valid unless live
 	at     int           // in tail.subscribers
@@ -125,13 +128,45 @@ func (s *Subscriber) give(p Payload) bool {
 	return false
 }
 
+// Change gives the stream other services and properties from where it stands, and answers with an ack that says where
+// that is. Of the subscription it takes Filter, Services and ConnectionID.
+func (s *Subscriber) Change(sub *Subscription) {
+	t := s.tail
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.state == ended {
+		return
+	}
+	s.change = sub
+	if s.state == arriving || s.state == blocked {
+		return // settle comes
+	}
+	at := s.position()
+	s.leave()
+	s.cursor, s.state = at, replaying
+	t.settle(s)
+}
+
 // end closes the stream after a last payload, which may be nil.
-func (s *Subscriber) end(last Payload) {
+func (s *Subscriber) end(last Payload, why Ending) {
 	if s.state == ended {
 		return
 	}
 	s.tail.remove(s)
-	s.sink.End(last)
+	s.sink.End(last, why)
+}
+
+// refuse ends the stream with a problem, or answers the poll with it.
+func (s *Subscriber) refuse(problem StreamProblem, why Ending) {
+	if s.state == ended {
+		return
+	}
+	s.end(NewPayload(256, func(dst []byte) []byte {
+		if s.poll != nil {
+			return s.group.answers.Problem(dst, problem)
+		}
+		return s.group.encoder.Problem(dst, problem)
+	}), why)
 }
 
 // encode frames something that only this subscriber is sent.

@@ -30,6 +30,7 @@ type tail struct {
 	ring        ring          // ends at pos
 	groups      groups        //
 	subscribers []*Subscriber // all but the ended
+	polls       int           // of them
 	arrivals    crowd         // to be judged by the next page whose reading begins
 	behind      crowd         // to be served by replay
 	turns       int64         // given to those behind
@@ -110,9 +111,7 @@ func (t *tail) run() {
 func (t *tail) giveUp() {
 	for _, s := range append([]*Subscriber(nil), t.arrivals...) {
 		if time.Since(s.since) > arrivalMost {
-			s.end(s.encode(func(e Encoder, dst []byte) []byte {
-				return e.Problem(dst, StreamProblem{Status: 503, Title: "The log cannot be read for now", Retry: jitter(3 * time.Second)})
-			}))
+			s.refuse(StreamProblem{Status: 503, Title: "The log cannot be read for now", Retry: jitter(3 * time.Second)}, EndLater)
 		}
 	}
 }
@@ -219,16 +218,21 @@ func (t *tail) judge(s *Subscriber, page store.Page) {
 		}
 	}
 	latest := store.Cursor{Epoch: page.Epoch, Seq: page.Head}
+	oldest := store.Cursor{Epoch: page.Epoch, Seq: page.Floor}
+	if reason != "" {
+		t.hub.metrics.Resets.WithLabelValues(string(reason)).Inc()
+	}
+	if s.poll != nil {
+		s.state = replaying
+		t.judgePoll(s, start, Reset{Reason: reason, Oldest: oldest, Latest: latest})
+		return
+	}
 	first := s.encode(func(e Encoder, dst []byte) []byte {
 		if start != nil {
-			dst = e.Ack(dst, Ack{
-				ConnectionID: start.ConnectionID, Cursor: store.Cursor{Epoch: page.Epoch, Seq: s.cursor}, Resumable: reason == "",
-				Services: start.Services, Heartbeat: t.hub.options.Heartbeat, Transport: s.sink.Transport(),
-			})
+			dst = e.Ack(dst, t.ack(s, start, page.Epoch, reason == ""))
 		}
 		if reason != "" {
-			t.hub.metrics.Resets.WithLabelValues(string(reason)).Inc()
-			dst = e.Reset(dst, Reset{Reason: reason, Oldest: store.Cursor{Epoch: page.Epoch, Seq: page.Floor}, Latest: latest})
+			dst = e.Reset(dst, Reset{Reason: reason, Oldest: oldest, Latest: latest})
 		}
 		return dst
 	})
@@ -236,6 +240,24 @@ func (t *tail) judge(s *Subscriber, page store.Page) {
 	if s.offer(first) {
 		t.settle(s)
 	}
+}
+
+// ack says where a stream starts and what it carries.
+func (t *tail) ack(s *Subscriber, asked *Subscription, epoch string, resumable bool) Ack {
+	return Ack{
+		ConnectionID: asked.ConnectionID, Cursor: store.Cursor{Epoch: epoch, Seq: s.cursor}, Resumable: resumable,
+		Services: asked.Services, Heartbeat: t.hub.options.Heartbeat, Transport: s.sink.Transport(),
+	}
+}
+
+// change gives a subscriber what it has asked for since it began. It is false when the sink is blocked.
+func (t *tail) change(s *Subscriber) bool {
+	asked := s.change
+	s.change = nil
+	asked.Encoder = s.group.encoder
+	t.groups.leave(s.group)
+	s.group = t.groups.join(asked)
+	return s.offer(s.encode(func(e Encoder, dst []byte) []byte { return e.Ack(dst, t.ack(s, asked, t.epoch, true)) }))
 }
 
 // settle finds where a subscriber belongs that can take more. One that is behind is served from the ring at once, but
@@ -247,12 +269,17 @@ func (t *tail) settle(s *Subscriber) {
 		t.work()
 		return
 	}
+	if s.change != nil && !t.change(s) {
+		return
+	}
 	if s.cursor < t.pos {
 		if entries, ok := t.ring.from(s.cursor); ok && !t.serve(s, entries) {
 			return
 		}
 	}
 	switch {
+	case s.poll != nil && s.poll.due:
+		s.answer(Answer{Cursor: store.Cursor{Epoch: t.epoch, Seq: s.cursor}})
 	case s.cursor < t.pos:
 		t.turns++
 		s.state, s.turn = replaying, t.turns
@@ -271,9 +298,12 @@ func (t *tail) settle(s *Subscriber) {
 const servedAtOnce = 1 << 20
 
 // serve offers one subscriber what its filter admits of consecutive events after its cursor, and moves the cursor; not
-// always to the end. It is false when the sink is blocked.
+// always to the end. It is false when the sink is blocked, or a poll was answered.
 func (t *tail) serve(s *Subscriber, entries []*entry) bool {
-	next := batch{encoder: s.group.encoder, epoch: t.epoch, most: t.hub.options.BatchMax}
+	if s.poll != nil {
+		return t.servePoll(s, entries)
+	}
+	next := batch{encoder: s.group.encoder, epoch: t.epoch, most: t.hub.options.BatchMax, limit: payloadBytes}
 	for served := 0; len(entries) > 0 && served < servedAtOnce; served += next.bytes {
 		entries = next.gather(entries, func(e *entry) bool { return s.group.filter.Admits(e.service, &e.event) })
 		s.cursor = next.last
@@ -304,7 +334,11 @@ func (t *tail) deliver(entries []*entry) {
 		})
 	}
 	for _, g := range touched {
-		t.deliverGroup(g)
+		if g.encoder != nil {
+			t.deliverGroup(g)
+		} else {
+			t.answerGroup(g)
+		}
 		g.pending = nil
 	}
 	for _, e := range entries {
@@ -313,7 +347,7 @@ func (t *tail) deliver(entries []*entry) {
 }
 
 func (t *tail) deliverGroup(g *group) {
-	next := batch{encoder: g.encoder, epoch: t.epoch, most: t.hub.options.BatchMax}
+	next := batch{encoder: g.encoder, epoch: t.epoch, most: t.hub.options.BatchMax, limit: payloadBytes}
 	for rest := g.pending; len(rest) > 0 && len(g.live) > 0; {
 		rest = next.gather(rest, func(*entry) bool { return true })
 		payload := next.payload()
@@ -353,6 +387,9 @@ func (t *tail) remove(s *Subscriber) {
 	t.subscribers[last] = nil
 	t.subscribers = t.subscribers[:last]
 	t.groups.leave(s.group)
+	if s.poll != nil {
+		s.unwait()
+	}
 	t.used = time.Now()
 	t.hub.metrics.Streams.WithLabelValues(s.sink.Transport()).Dec()
 }

@@ -96,7 +96,7 @@ func (l *live) fill(t *testing.T, n int) {
 		l.append(t, "1", large)
 	}
 	p.await(t, fmt.Sprintf("event e%d ", n-1))
-	p.End(nil)
+	p.End(nil, streams.EndDrained)
 }
 
 // TestSlowReaderIsFramedLittle lets a reader that takes nothing begin at the far end of a large ring: what is made for it
@@ -141,7 +141,8 @@ func (p *pipe) take() {
 // wide frames events with all their data, in an encoding of its own.
 type wide struct{ lines }
 
-func (wide) Index() int { return 1 }
+func (wide) Index() int                     { return 1 }
+func (f wide) Pieces() streams.EventEncoder { return f }
 func (wide) Event(dst []byte, e *store.Event, epoch string) []byte {
 	return fmt.Appendf(dst, "event %s %s-%d\n%s\n", e.ID, epoch, e.Seq, e.Data)
 }

@@ -107,7 +107,7 @@ func TestUnreadTailIsSwept(t *testing.T) {
 		reader := l.watch(everything, time.Hour)
 		log.add("a")
 		l.hub.WakeAll()
-		reader.End(nil)
+		reader.End(nil, streams.EndDrained)
 		for i := range 20 {
 			<-time.After(2 * time.Second)
 			log.add(fmt.Sprint("unread", i))

@@ -83,6 +83,7 @@ type instance struct {
 	log   *slog.Logger
 
 	listener, admin net.Listener
+	returned        net.Listener // connections whose poll was answered
 	scheme          string
 	events          *store.Store
 	hub             *streams.Hub
@@ -272,6 +273,7 @@ func (i *instance) door(catalogue *store.Catalogue, registry *prometheus.Registr
 	if err != nil {
 		return err
 	}
+	i.returned = server.Returned()
 	i.onClose(server.Close)
 	i.onClose(i.hub.Close) // before the server's own: no stream may be open then
 	errors := slog.NewLogLogger(i.log.Handler(), slog.LevelDebug)
@@ -319,7 +321,7 @@ func (f *serveFlags) secret() ([]byte, error) {
 // serve answers requests until ctx ends or a listener fails; then it drains.
 func (i *instance) serve(ctx context.Context) error {
 	defer i.close()
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		if i.scheme == "https" {
@@ -328,6 +330,7 @@ func (i *instance) serve(ctx context.Context) error {
 			failed <- i.public.Serve(i.listener)
 		}
 	})
+	serving.Go(func() { failed <- i.public.Serve(i.returned) })
 	serving.Go(func() { failed <- i.inner.Serve(i.admin) })
 	// Postgres children, load balancers and scripts wait for this line.
 	fmt.Printf("sluice: listening on %s://%s\n", i.scheme, i.listener.Addr())

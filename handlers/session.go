@@ -1,0 +1,299 @@
+package handlers
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gobwas/ws"
+	"golang.org/x/time/rate"
+
+	"sluice/streams"
+)
+
+const (
+	messageLimit      = 64 << 10         // bytes of one message from a reader
+	handshakePatience = 10 * time.Second // until a WebSocket says what it wants
+	closePatience     = 2 * time.Second  // for the peer to close, once everything was said
+	lookupPatience    = 10 * time.Second // for what a message needs of the database
+	framesASecond     = 100              // from one reader, in the long run
+	framesAtOnce      = 200
+)
+
+// peer is the way back to a WebSocket's reader.
+type peer interface {
+	streams.Sink
+
+	// reply writes what answers the reader and is no part of the stream. It is true where so many answers wait that
+	// nothing more should be read for now.
+	reply(frame []byte) (full bool)
+
+	// last writes what comes last and ends.
+	last(frames []byte)
+}
+
+// session is the reading side of one WebSocket (RFC 6455): what was sent becomes frames, messages and requests. One
+// goroutine at a time works on it.
+type session struct {
+	server *Server
+	caller *Caller
+	peer   peer
+	org    string        // that a service token names
+	start  streams.Start // by Last-Event-ID
+
+	handshake  *time.Timer // until the handshake; nil where the request was it
+	stream     *streams.Subscriber
+	connection string // as the acks name it
+	pace       *rate.Limiter
+	message    []byte // the fragments of a text message so far
+	fragmented bool
+	closing    bool // nothing is read any more
+}
+
+// begin opens the stream that the request asked for, or, where sub is nil, waits for the message that asks.
+func (s *session) begin(sub *streams.Subscription) {
+	if sub != nil {
+		s.subscribe(sub)
+		return
+	}
+	s.handshake = time.AfterFunc(handshakePatience, func() {
+		s.peer.last(closing(ws.StatusPolicyViolation, "the handshake did not come within 10 s"))
+	})
+}
+
+func (s *session) subscribe(sub *streams.Subscription) {
+	sub.Encoder, sub.Sink = textMessages, s.peer
+	s.connection = sub.ConnectionID
+	s.stream = s.server.Hub.Subscribe(sub)
+}
+
+// feed reads the frames that stand whole in what has come, and returns what is left. Full is true where the answers
+// have to go out first.
+func (s *session) feed(data []byte) (left []byte, full bool) {
+	for len(data) > 0 && !full {
+		if s.closing {
+			return nil, false
+		}
+		reader := bytes.NewReader(data)
+		header, err := ws.ReadHeader(reader)
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return data, false
+		case err != nil:
+			s.fail(ws.StatusProtocolError, "the frame's header is not one")
+			return nil, false
+		}
+		if code, why := s.check(header); code != 0 {
+			s.fail(code, why)
+			return nil, false
+		}
+		start := len(data) - reader.Len()
+		if int64(len(data)-start) < header.Length {
+			return data, false
+		}
+		payload := data[start : start+int(header.Length)]
+		data = data[start+int(header.Length):]
+		ws.Cipher(payload, header.Mask, 0)
+		full = s.frame(header, payload)
+	}
+	return data, full
+}
+
+// check says with which code a frame is refused, by its header; 0: it is not.
+func (s *session) check(header ws.Header) (code ws.StatusCode, why string) {
+	state := ws.StateServerSide
+	if s.fragmented {
+		state = state.Set(ws.StateFragmented)
+	}
+	switch err := ws.CheckHeader(header, state); {
+	case err != nil:
+		return ws.StatusProtocolError, err.Error()
+	case header.OpCode == ws.OpBinary:
+		return ws.StatusUnsupportedData, "messages are text"
+	case header.OpCode.IsData() && header.Length+int64(len(s.message)) > messageLimit:
+		return ws.StatusMessageTooBig, "a message has at most 65536 bytes"
+	}
+	return 0, ""
+}
+
+// frame takes one frame whose payload is unmasked.
+func (s *session) frame(header ws.Header, payload []byte) (full bool) {
+	if s.pace == nil {
+		s.pace = rate.NewLimiter(framesASecond, framesAtOnce)
+	}
+	switch {
+	case header.OpCode == ws.OpClose:
+		s.closed(payload)
+	case !s.pace.Allow():
+		s.fail(ws.StatusPolicyViolation, "too many frames: at most 100 a second are read")
+	case header.OpCode == ws.OpPing:
+		return s.peer.reply(ws.MustCompileFrame(ws.NewPongFrame(payload)))
+	case header.OpCode == ws.OpPong:
+	case header.Fin && !s.fragmented:
+		return s.text(payload)
+	default:
+		s.message, s.fragmented = append(s.message, payload...), !header.Fin
+		if header.Fin {
+			whole := s.message
+			s.message = nil
+			return s.text(whole)
+		}
+	}
+	return false
+}
+
+// closed answers the peer's close frame with its own code.
+func (s *session) closed(payload []byte) {
+	code, reason := ws.ParseCloseFrameData(payload)
+	switch {
+	case len(payload) == 0:
+		code = ws.StatusNormalClosure
+	case len(payload) == 1 || ws.CheckCloseFrameData(code, reason) != nil:
+		code = ws.StatusProtocolError
+	}
+	s.fail(code, "")
+}
+
+// fail ends the WebSocket with a code.
+func (s *session) fail(code ws.StatusCode, why string) {
+	s.closing = true
+	s.stopWaiting()
+	s.peer.last(closing(code, why))
+}
+
+func (s *session) stopWaiting() {
+	if s.handshake != nil {
+		s.handshake.Stop()
+	}
+}
+
+// closing is a close frame.
+func closing(code ws.StatusCode, why string) []byte {
+	return ws.MustCompileFrame(ws.NewCloseFrame(ws.NewCloseFrameBody(code, why)))
+}
+
+// bye is the close frame of a stream that the server ends.
+func (s *session) bye(why streams.Ending) []byte {
+	code := map[streams.Ending]ws.StatusCode{
+		streams.EndDrained: ws.StatusGoingAway, streams.EndDenied: ws.StatusPolicyViolation, streams.EndLater: statusTryAgainLater,
+	}[why]
+	return closing(code, "")
+}
+
+// statusTryAgainLater is 1013 of the registry that RFC 6455 set up.
+const statusTryAgainLater ws.StatusCode = 1013
+
+// codeOf is the close code that says what a problem's status does.
+func codeOf(status int) ws.StatusCode {
+	switch {
+	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable:
+		return statusTryAgainLater
+	case status >= 500:
+		return ws.StatusInternalServerError
+	}
+	return ws.StatusPolicyViolation
+}
+
+// text takes one message: the handshake, then requests. What is wrong with a request that has a ref costs that request
+// alone; else the end follows.
+func (s *session) text(payload []byte) (full bool) {
+	var ref json.RawMessage
+	err := func() error {
+		if !utf8.Valid(payload) {
+			return errNotUTF8
+		}
+		fields, err := members(payload)
+		if err != nil {
+			return err
+		}
+		if at := slices.IndexFunc(fields, func(one member) bool { return one.name == "ref" }); at >= 0 {
+			if ref, err = refOf(fields[at].value); err != nil {
+				return err
+			}
+			fields = slices.Delete(fields, at, at+1)
+		}
+		return s.request(fields)
+	}()
+	switch {
+	case err == nil:
+	case err == errNotUTF8:
+		s.fail(ws.StatusInvalidFramePayloadData, "a text message is UTF-8")
+	default:
+		p := problemOf(err)
+		frame := message(nil, func(dst []byte) []byte { return p.object(dst, ref) })
+		if ref != nil {
+			return s.peer.reply(frame)
+		}
+		s.closing = true
+		s.stopWaiting()
+		s.peer.last(append(frame, closing(codeOf(p.Status), p.Title)...))
+	}
+	return false
+}
+
+var errNotUTF8 = errors.New("not UTF-8")
+
+// refOf reads what a request is to be answered with: a string or a number, which comes back as it is.
+func refOf(value json.RawMessage) (json.RawMessage, error) {
+	if _, err := text(value); err != nil {
+		return nil, invalid("ref", "%v", err)
+	}
+	return value, nil
+}
+
+// request carries out what a message asks for.
+func (s *session) request(fields []member) error {
+	kind, fields, err := kindOf(fields)
+	switch {
+	case err != nil:
+		return err
+	case kind == "subscribe", kind == "" && s.stream == nil:
+	default:
+		return invalid("type", "there is no request %q; there is subscribe", kind)
+	}
+	first := s.stream == nil
+	asked, err := askedIn(fields, first)
+	if err != nil {
+		return err
+	}
+	asked.org = s.org
+	if s.start.Kind != streams.StartLive {
+		asked.start = s.start
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lookupPatience)
+	defer cancel()
+	sub, err := s.server.subscription(ctx, s.caller, asked)
+	if err != nil {
+		return err
+	}
+	if !first {
+		sub.ConnectionID = s.connection
+		s.stream.Change(sub)
+		return nil
+	}
+	if err := s.server.Hub.Full(sub.Org); err != nil {
+		return err
+	}
+	if s.handshake.Stop() { // else it came too late
+		s.subscribe(sub)
+	}
+	return nil
+}
+
+// kindOf takes the field type from the others.
+func kindOf(fields []member) (kind string, others []member, err error) {
+	at := slices.IndexFunc(fields, func(one member) bool { return one.name == "type" })
+	if at < 0 {
+		return "", fields, nil
+	}
+	if kind, err = text(fields[at].value); err != nil {
+		return "", nil, invalid("type", "%v", err)
+	}
+	return kind, slices.Delete(fields, at, at+1), nil
+}

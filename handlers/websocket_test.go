@@ -1,0 +1,459 @@
+package handlers
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+)
+
+// socketClient is a WebSocket from the reader's side.
+type socketClient struct {
+	t    testing.TB
+	conn net.Conn
+	from io.Reader
+}
+
+// dialSocket opens a WebSocket; headers are pairs.
+func (d *door) dialSocket(token, query string, headers ...string) *socketClient {
+	d.t.Helper()
+	c, err := d.tryDialSocket(token, query, headers...)
+	if err != nil {
+		d.t.Fatalf("dial %s: %v", query, err)
+	}
+	return c
+}
+
+func (d *door) tryDialSocket(token, query string, headers ...string) (*socketClient, error) {
+	header := http.Header{"Authorization": {"Bearer " + token}}
+	for i := 0; i < len(headers); i += 2 {
+		header.Set(headers[i], headers[i+1])
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	dialer := ws.Dialer{Header: ws.HandshakeHeaderHTTP(header)}
+	conn, buffered, _, err := dialer.Dial(ctx, "ws"+strings.TrimPrefix(d.url, "http")+"/v2/realtime/stream?"+query)
+	if err != nil {
+		return nil, err
+	}
+	d.t.Cleanup(func() { conn.Close() })
+	c := &socketClient{t: d.t, conn: conn, from: conn}
+	if buffered != nil {
+		ahead, _ := buffered.Peek(buffered.Buffered())
+		c.from = io.MultiReader(bytes.NewReader(slices.Clone(ahead)), conn)
+	}
+	return c, nil
+}
+
+// raw sends bytes as they are.
+func (c *socketClient) raw(bytes []byte) {
+	c.t.Helper()
+	_ = c.conn.SetWriteDeadline(time.Now().Add(patience))
+	if _, err := c.conn.Write(bytes); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// masked is a frame as a client must send it.
+func masked(f ws.Frame) []byte { return ws.MustCompileFrame(ws.MaskFrame(f)) }
+
+// send sends a text message.
+func (c *socketClient) send(message string) {
+	c.t.Helper()
+	c.raw(masked(ws.NewTextFrame([]byte(message))))
+}
+
+// frame reads one frame; ok is false at the connection's end.
+func (c *socketClient) frame() (f ws.Frame, ok bool) {
+	c.t.Helper()
+	_ = c.conn.SetReadDeadline(time.Now().Add(patience))
+	header, err := ws.ReadHeader(c.from)
+	if err == nil {
+		f = ws.Frame{Header: header, Payload: make([]byte, min(header.Length, 1<<20))}
+		_, err = io.ReadFull(c.from, f.Payload)
+	}
+	if err != nil {
+		var timeout net.Error
+		if ok := errors.As(err, &timeout); ok && timeout.Timeout() {
+			c.t.Fatal("no frame comes, and no end")
+		}
+		return f, false
+	}
+	if f.Header.Masked || !f.Header.Fin {
+		c.t.Fatalf("the server sent %+v", f.Header)
+	}
+	return f, true
+}
+
+// wireFrame is any frame of a stream as JSON.
+type wireFrame struct {
+	Type         string
+	ConnectionID string `json:"connectionId"`
+	Cursor       string
+	Services     []string
+	Transport    string
+	Event        json.RawMessage
+	Events       []json.RawMessage
+	Status       int
+	Detail       string
+	Field        string
+	Ref          json.RawMessage
+	Reason       string
+	RetryMs      int
+}
+
+// next reads one message.
+func (c *socketClient) next() wireFrame {
+	c.t.Helper()
+	f, ok := c.frame()
+	if !ok {
+		c.t.Fatal("the WebSocket ended")
+	}
+	if f.Header.OpCode != ws.OpText {
+		c.t.Fatalf("a frame of kind %x: %q", f.Header.OpCode, f.Payload)
+	}
+	var one wireFrame
+	if err := json.Unmarshal(f.Payload, &one); err != nil {
+		c.t.Fatalf("%q: %v", f.Payload, err)
+	}
+	return one
+}
+
+// expect reads one message of a type.
+func (c *socketClient) expect(kind string) wireFrame {
+	c.t.Helper()
+	one := c.next()
+	if one.Type != kind {
+		c.t.Fatalf("%+v instead of %s", one, kind)
+	}
+	return one
+}
+
+// events reads n events, one by one or in batches, and checks that each frame's cursor is that of its last event.
+func (c *socketClient) events(n int) (ids []string) {
+	c.t.Helper()
+	for len(ids) < n {
+		one := c.next()
+		list := one.Events
+		switch one.Type {
+		case "event":
+			list = []json.RawMessage{one.Event}
+		case "batch":
+			if len(list) < 2 || len(list) > 100 {
+				c.t.Fatalf("a batch of %d", len(list))
+			}
+		default:
+			c.t.Fatalf("%+v after %d of %d events", one, len(ids), n)
+		}
+		for i, raw := range list {
+			var e struct{ ID, Cursor string }
+			if err := json.Unmarshal(raw, &e); err != nil {
+				c.t.Fatalf("%s: %v", raw, err)
+			}
+			if i == len(list)-1 && e.Cursor != one.Cursor {
+				c.t.Fatalf("the frame's cursor is %s, its last event's %s", one.Cursor, e.Cursor)
+			}
+			ids = append(ids, e.ID)
+		}
+	}
+	return ids
+}
+
+// closed reads up to the close frame, gives its code, and checks that the connection's end follows.
+func (c *socketClient) closed() (code ws.StatusCode, before []wireFrame) {
+	c.t.Helper()
+	for {
+		f, ok := c.frame()
+		if !ok {
+			c.t.Fatal("the connection ended without a close frame")
+		}
+		if f.Header.OpCode == ws.OpText {
+			var one wireFrame
+			if err := json.Unmarshal(f.Payload, &one); err != nil {
+				c.t.Fatalf("%q: %v", f.Payload, err)
+			}
+			before = append(before, one)
+		}
+		if f.Header.OpCode != ws.OpClose {
+			continue
+		}
+		code, _ = ws.ParseCloseFrameData(f.Payload)
+		if _, more := c.frame(); more {
+			c.t.Fatal("something comes after the close frame")
+		}
+		return code, before
+	}
+}
+
+// TestWebSocketHandshake has the query ask, and the first message: both are acknowledged, before any event.
+func TestWebSocketHandshake(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	following(d)
+	for _, one := range []struct {
+		query, message string
+		services       []string
+	}{
+		{"services=finance,staff", "", []string{"finance", "staff"}},
+		{"services=finance&services=staff&propertyId=null", "", []string{"finance", "staff"}},
+		{"", `{"services":["finance","staff"],"propertyId":7,"version":1}`, []string{"finance", "staff"}},
+		{"", `{"type":"subscribe","services":["tasks"],"cursor":null}`, []string{"tasks"}},
+		{"", `{}`, d.server.Catalogue.Usual()},
+	} {
+		c := d.dialSocket(admin(t, "7"), one.query)
+		if one.message != "" {
+			c.send(one.message)
+		}
+		ack := c.expect("ack")
+		if ack.Transport != "websocket" || ack.ConnectionID == "" || !slices.Equal(ack.Services, one.services) {
+			t.Errorf("%s%s: %+v", one.query, one.message, ack)
+		}
+	}
+}
+
+// TestWebSocketDelivers follows the log from a cursor, over single events and batches, small and large.
+func TestWebSocketDelivers(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	following(d)
+	want := d.append("1", 30, 100)
+	c := d.dialSocket(admin(t, "7"), "cursor=earliest")
+	c.expect("ack")
+	if got := c.events(30); !slices.Equal(got, want) {
+		t.Fatalf("replayed: %v", got)
+	}
+	for _, size := range []int{1, 40_000, 65_000} {
+		if want, got := d.append("1", 3, size), c.events(3); !slices.Equal(got, want) {
+			t.Fatalf("of %d bytes: %v instead of %v", size, got, want)
+		}
+	}
+}
+
+// TestWebSocketSubscribe changes what a stream carries, in place: a new ack says from where.
+func TestWebSocketSubscribe(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	following(d)
+	c := d.dialSocket(mint(t, Claims{Properties: []string{"3", "4"}}), "services=tasks&propertyId=3")
+	first := c.expect("ack")
+	other := d.dialSocket(admin(t, "other"), "services=finance")
+	other.expect("ack")
+	d.append("1", 2, 10)
+	other.events(2) // this instance has read them, so they are behind the first one, too
+	c.send(`{"type":"subscribe","services":["finance"]}`)
+	second := c.expect("ack")
+	if second.ConnectionID != first.ConnectionID || !slices.Equal(second.Services, []string{"finance"}) {
+		t.Fatalf("%+v after %+v", second, first)
+	}
+	want := d.append("1", 2, 10)
+	if got := c.events(2); !slices.Equal(got, want) {
+		t.Fatalf("after the change: %v instead of %v", got, want)
+	}
+	c.send(`{"type":"subscribe","services":["finance"],"propertyId":"5","ref":"r1"}`)
+	if p := c.expect("problem"); p.Status != http.StatusForbidden || string(p.Ref) != `"r1"` {
+		t.Fatalf("a foreign property: %+v", p)
+	}
+	c.send(`{"type":"sing","ref":7}`)
+	if p := c.expect("problem"); p.Status != http.StatusBadRequest || string(p.Ref) != "7" || p.Field != "type" {
+		t.Fatalf("an unknown request: %+v", p)
+	}
+	if want, got := d.append("1", 1, 10), c.events(1); !slices.Equal(got, want) {
+		t.Fatalf("after refused requests: %v instead of %v", got, want)
+	}
+	c.send(`{"type":"subscribe","services":["nothing"]}`)
+	if code, before := c.closed(); code != ws.StatusPolicyViolation || len(before) != 1 || before[0].Field != "services" {
+		t.Fatalf("without a ref: %d %+v", code, before)
+	}
+}
+
+// TestWebSocketPing has pings answered, between the fragments of a message too, and the close frame.
+func TestWebSocketPing(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	c := d.dialSocket(admin(t, "7"), "")
+	c.raw(masked(ws.NewFrame(ws.OpText, false, []byte(`{"services":`))))
+	c.raw(masked(ws.NewPingFrame([]byte("are you there"))))
+	if f, ok := c.frame(); !ok || f.Header.OpCode != ws.OpPong || string(f.Payload) != "are you there" {
+		t.Fatalf("%v %+v", ok, f)
+	}
+	rest := masked(ws.NewFrame(ws.OpContinuation, true, []byte(`["tasks"]}`)))
+	for i := range rest { // a byte at a time
+		c.raw(rest[i : i+1])
+	}
+	if ack := c.expect("ack"); !slices.Equal(ack.Services, []string{"tasks"}) {
+		t.Fatalf("%+v", ack)
+	}
+	c.raw(masked(ws.NewCloseFrame(ws.NewCloseFrameBody(ws.StatusNormalClosure, "bye"))))
+	if code, _ := c.closed(); code != ws.StatusNormalClosure {
+		t.Fatalf("closed with %d", code)
+	}
+	eventually(t, patience, "the stream stays", func() bool { return d.server.Hub.Stats("1").Streams == 0 })
+}
+
+// TestWebSocketGarbage sends what no client may: each is refused with its code, and a neighbour is not disturbed.
+func TestWebSocketGarbage(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	following(d)
+	neighbour := d.dialSocket(admin(t, "neighbour"), "services=finance")
+	neighbour.expect("ack")
+	open := runtime.NumGoroutine()
+	var flood []byte
+	for range 2000 {
+		flood = append(flood, masked(ws.NewPingFrame([]byte("ping")))...)
+	}
+	reserved := ws.NewTextFrame([]byte("{}"))
+	reserved.Header.Rsv = 4
+	for name, one := range map[string]struct {
+		bytes []byte
+		code  ws.StatusCode
+	}{
+		"not masked":           {ws.MustCompileFrame(ws.NewTextFrame([]byte("{}"))), ws.StatusProtocolError},
+		"garbage":              {bytes.Repeat([]byte{0xff}, 300), ws.StatusProtocolError},
+		"reserved bit":         {masked(reserved), ws.StatusProtocolError},
+		"fragmented control":   {masked(ws.NewFrame(ws.OpPing, false, nil)), ws.StatusProtocolError},
+		"large control":        {masked(ws.NewPingFrame(make([]byte, 126))), ws.StatusProtocolError},
+		"continuation of none": {masked(ws.NewFrame(ws.OpContinuation, true, nil)), ws.StatusProtocolError},
+		"binary":               {masked(ws.NewBinaryFrame([]byte("{}"))), ws.StatusUnsupportedData},
+		"not UTF-8":            {masked(ws.NewTextFrame([]byte{'"', 0xff, '"'})), ws.StatusInvalidFramePayloadData},
+		"too big":              {masked(ws.NewTextFrame(make([]byte, 65537)))[:20], ws.StatusMessageTooBig},
+		"too big in fragments": {
+			append(masked(ws.NewFrame(ws.OpText, false, make([]byte, 65000))), masked(ws.NewFrame(ws.OpContinuation, true, make([]byte, 1000)))...),
+			ws.StatusMessageTooBig,
+		},
+		"not JSON":          {masked(ws.NewTextFrame([]byte("hello"))), ws.StatusPolicyViolation},
+		"an array":          {masked(ws.NewTextFrame([]byte("[]"))), ws.StatusPolicyViolation},
+		"an unknown field":  {masked(ws.NewTextFrame([]byte(`{"service":"finance"}`))), ws.StatusPolicyViolation},
+		"another version":   {masked(ws.NewTextFrame([]byte(`{"version":2}`))), ws.StatusPolicyViolation},
+		"a bad cursor":      {masked(ws.NewTextFrame([]byte(`{"cursor":"x"}`))), ws.StatusPolicyViolation},
+		"a foreign service": {masked(ws.NewTextFrame([]byte(`{"services":["none"]}`))), ws.StatusPolicyViolation},
+		"a flood of pings":  {flood, ws.StatusPolicyViolation},
+		"a bad close":       {masked(ws.NewCloseFrame([]byte{1})), ws.StatusProtocolError},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := d.dialSocket(admin(t, "7"), "")
+			c.t = t
+			c.raw(one.bytes)
+			code, before := c.closed()
+			if code != one.code {
+				t.Errorf("closed with %d instead of %d: %+v", code, one.code, before)
+			}
+			if code == ws.StatusPolicyViolation && !strings.Contains(name, "flood") && (len(before) != 1 || before[0].Status != 400) {
+				t.Errorf("no problem was told: %+v", before)
+			}
+		})
+	}
+	if want, got := d.append("1", 1, 10), neighbour.events(1); !slices.Equal(got, want) {
+		t.Errorf("the neighbour has %v instead of %v", got, want)
+	}
+	eventually(t, patience, "goroutines stay", func() bool { return runtime.NumGoroutine() <= open+2 })
+}
+
+// TestWebSocketRefusals are told in HTTP, before the upgrade.
+func TestWebSocketRefusals(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	for _, one := range []struct {
+		token, query string
+		headers      []string
+		status       int
+	}{
+		{"garbage", "", nil, 401},
+		{admin(t, "7"), "services=none", nil, 400},
+		{admin(t, "7"), "cursor=x", nil, 400},
+		{admin(t, "7"), "rooms=1", nil, 400},
+		{mint(t, Claims{Services: []string{"tasks"}}), "services=finance", nil, 403},
+		{admin(t, "7"), "", []string{"Origin", "https://elsewhere.example"}, 403},
+		{admin(t, "7"), "", []string{"Origin", "null"}, 403},
+	} {
+		_, err := d.tryDialSocket(one.token, one.query, one.headers...)
+		var status ws.StatusError
+		if !errors.As(err, &status) || int(status) != one.status {
+			t.Errorf("%s %v: %v instead of %d", one.query, one.headers, err, one.status)
+		}
+	}
+	own, _ := url.Parse(d.url)
+	d.dialSocket(admin(t, "7"), "services=tasks", "Origin", "http://"+own.Host).expect("ack")
+	upgrade := []string{"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="}
+	if r := d.ask("GET", "/v2/realtime/stream", admin(t, "7"), "", append(upgrade, "Sec-WebSocket-Version", "8")...); r.status != 426 ||
+		r.header.Get("Sec-WebSocket-Version") != "13" {
+		t.Errorf("an old version: %d %v", r.status, r.header)
+	}
+}
+
+// TestWebSocketUnread has a client send requests and read nothing: its answers are bounded, and it is read no further.
+func TestWebSocketUnread(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t, func(d *door) { d.server.WriteTimeout = time.Second })
+	following(d)
+	c := d.dialSocket(admin(t, "7"), "services=finance")
+	c.expect("ack")
+	d.block("1")
+	c.send(`{"type":"subscribe","services":["tasks"]}`) // while blocked
+	eventually(t, patience, "a reader that takes nothing is not closed", func() bool {
+		d.append("1", 1, 60_000) // what the kernel still takes for it
+		return d.server.Hub.Stats("1").Streams == 0
+	})
+}
+
+// TestWebSocketDrain ends with a drain frame and 1001.
+func TestWebSocketDrain(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	c := d.dialSocket(admin(t, "7"), "services=finance")
+	c.expect("ack")
+	d.server.Hub.Drain(context.Background())
+	code, before := c.closed()
+	if code != ws.StatusGoingAway || len(before) != 1 || before[0].Type != "drain" || before[0].RetryMs <= 0 {
+		t.Fatalf("%d %+v", code, before)
+	}
+}
+
+// TestWebSocketVanishes has clients close in every rude way: nothing of them stays.
+func TestWebSocketVanishes(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	for name, leave := range map[string]func(*socketClient){
+		"close":      func(c *socketClient) { c.conn.Close() },
+		"half-close": func(c *socketClient) { _ = c.conn.(*net.TCPConn).CloseWrite() },
+		"reset":      func(c *socketClient) { _ = c.conn.(*net.TCPConn).SetLinger(0); c.conn.Close() },
+	} {
+		for _, query := range []string{"", "services=finance"} {
+			c := d.dialSocket(admin(t, "7"), query)
+			if query != "" {
+				c.expect("ack")
+			}
+			leave(c)
+			eventually(t, patience, name+": the stream stays", func() bool {
+				d.server.sockets.mu.Lock()
+				defer d.server.sockets.mu.Unlock()
+				return d.server.Hub.Stats("1").Streams == 0 && len(d.server.sockets.sinks) == 0
+			})
+		}
+	}
+}
+
+// TestMessageLengths frames messages at each border of the header's length.
+func TestMessageLengths(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{0, 1, 125, 126, 127, 65535, 65536, 70000} {
+		text := bytes.Repeat([]byte("x"), size)
+		framed := message([]byte("before"), func(dst []byte) []byte { return append(dst, text...) })
+		want := append([]byte("before"), ws.MustCompileFrame(ws.NewTextFrame(text))...)
+		if !bytes.Equal(framed, want) {
+			t.Errorf("%d bytes are framed wrongly: %s", size, fmt.Sprintf("%.40x", framed))
+		}
+	}
+}

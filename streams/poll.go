@@ -1,0 +1,141 @@
+package streams
+
+import (
+	"time"
+
+	"sluice/store"
+)
+
+// Poll makes a subscription one that is answered once: as soon as its filter admits something, or when it has waited
+// long enough.
+type Poll struct {
+	Wait    time.Duration
+	Echo    string // given back where there are no events
+	Encoder PollEncoder
+}
+
+// PollEncoder writes the answers of polls in one dialect. It holds no state of a poll: equal polls share an answer.
+type PollEncoder interface {
+	Name() string // tells dialects apart
+	Most() int    // events of one answer
+	Answer(dst []byte, answer *Answer) []byte
+	Problem(dst []byte, problem StreamProblem) []byte
+}
+
+// Answer is what a poll is told. Without events and without a reset its time was over, or its scan went far enough.
+type Answer struct {
+	Events []*store.Event // they stay as they are
+	Epoch  string         // of the events
+	Cursor store.Cursor   // up to where the poll was served
+	Reset  *Reset
+	Echo   string // Poll.Echo, where there are no events
+}
+
+const (
+	pollBytes = 1 << 20 // about, of one answer, beyond its first event
+	pollScan  = 10_000  // events that one poll looks at
+)
+
+// pollState is what a poll has beside a stream's. The tail's lock guards it.
+type pollState struct {
+	echo    string
+	timer   *time.Timer
+	due     bool // its time is over: it is answered as soon as its position is known
+	scanned int
+}
+
+// wait makes the subscriber a poll. The caller holds the tail's lock.
+func (s *Subscriber) wait(poll *Poll) {
+	state := &pollState{echo: poll.Echo, due: poll.Wait <= 0}
+	s.poll = state
+	s.tail.polls++
+	if state.due {
+		return
+	}
+	state.timer = time.AfterFunc(poll.Wait, func() {
+		t := s.tail
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		state.due = true
+		if s.state != ended && s.state != arriving {
+			s.answer(Answer{Cursor: store.Cursor{Epoch: t.epoch, Seq: s.position()}})
+		}
+	})
+}
+
+// unwait is what the end of a poll takes back.
+func (s *Subscriber) unwait() {
+	s.tail.polls--
+	if s.poll.timer != nil {
+		s.poll.timer.Stop()
+	}
+}
+
+// answer ends a poll.
+func (s *Subscriber) answer(a Answer) {
+	a.Echo = s.poll.echo
+	s.finish(NewPayload(256, func(dst []byte) []byte { return s.group.answers.Answer(dst, &a) }))
+}
+
+// finish ends a poll with an answer that may be shared.
+func (s *Subscriber) finish(p Payload) {
+	s.tail.hub.metrics.bytes(s.sink.Transport()).Add(float64(len(p.Raw())))
+	s.end(p, EndAnswer)
+}
+
+// judgePoll begins a poll whose cursor was just found: one without a position, and one whose position cannot be
+// replayed, is answered at once.
+func (t *tail) judgePoll(s *Subscriber, start *Subscription, reset Reset) {
+	switch {
+	case reset.Reason != "":
+		s.answer(Answer{Cursor: reset.Latest, Reset: &reset})
+	case start.Start.Kind == StartLive:
+		s.answer(Answer{Cursor: reset.Latest})
+	default:
+		t.settle(s)
+	}
+}
+
+// servePoll looks for what a poll's filter admits in consecutive events after its cursor. It is false once the poll was
+// answered.
+func (t *tail) servePoll(s *Subscriber, entries []*entry) bool {
+	if most := pollScan - s.poll.scanned; len(entries) > most {
+		entries = entries[:most]
+	}
+	found := batch{epoch: t.epoch, most: s.group.answers.Most(), limit: pollBytes}
+	rest := found.gather(entries, func(e *entry) bool { return s.group.filter.Admits(e.service, &e.event) })
+	s.poll.scanned += len(entries) - len(rest)
+	s.cursor = found.last
+	if len(found.admitted) == 0 && s.poll.scanned < pollScan {
+		return true
+	}
+	t.hub.metrics.delivered(found.admitted, s.sink.Transport(), 1)
+	t.delivered += int64(len(found.admitted))
+	s.answer(t.found(&found, s.cursor))
+	return false
+}
+
+// answerGroup answers every poll of a group with what was just read: one answer for all.
+func (t *tail) answerGroup(g *group) {
+	found := batch{epoch: t.epoch, most: g.answers.Most(), limit: pollBytes}
+	at := t.pos
+	if rest := found.gather(g.pending, func(*entry) bool { return true }); len(rest) > 0 {
+		at = found.last
+	}
+	a := t.found(&found, at)
+	shared := NewPayload(found.bytes+batchHead, func(dst []byte) []byte { return g.answers.Answer(dst, &a) })
+	t.hub.metrics.delivered(found.admitted, g.live[0].sink.Transport(), len(g.live))
+	t.delivered += int64(len(found.admitted) * len(g.live))
+	for len(g.live) > 0 {
+		g.live[len(g.live)-1].finish(shared)
+	}
+}
+
+// found makes an answer of what was gathered.
+func (t *tail) found(b *batch, at int64) Answer {
+	a := Answer{Events: make([]*store.Event, len(b.admitted)), Epoch: t.epoch, Cursor: store.Cursor{Epoch: t.epoch, Seq: at}}
+	for i, e := range b.admitted {
+		a.Events[i] = &e.event
+	}
+	return a
+}
