@@ -3,6 +3,7 @@ package handlers
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -47,6 +48,7 @@ type door struct {
 	url      string
 	client   *http.Client
 	log      *logText
+	tls      *tls.Config // of WebSockets; nil: in clear text
 
 	accepted atomic.Pointer[net.Conn] // the newest connection, where eachWay serves
 }
@@ -100,7 +102,8 @@ func openDoor(t testing.TB, changes ...func(*door)) *door {
 	}
 	listening := httptest.NewServer(routes)
 	back := make(chan error, 1)
-	go func() { back <- listening.Config.Serve(d.server.Returned()) }()
+	returned := d.server.Returned()
+	go func() { back <- listening.Config.Serve(returned) }()
 	t.Cleanup(func() {
 		listening.Close()
 		d.server.Close()

@@ -43,8 +43,8 @@ func (d *door) tryDialSocket(token, query string, headers ...string) (*socketCli
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	dialer := ws.Dialer{Header: ws.HandshakeHeaderHTTP(header)}
-	conn, buffered, _, err := dialer.Dial(ctx, "ws"+strings.TrimPrefix(d.url, "http")+"/v2/realtime/stream?"+query)
+	dialer := ws.Dialer{Header: ws.HandshakeHeaderHTTP(header), TLSConfig: d.tls}
+	conn, buffered, _, err := dialer.Dial(ctx, strings.Replace(d.url, "http", "ws", 1)+"/v2/realtime/stream?"+query)
 	if err != nil {
 		return nil, err
 	}
@@ -418,6 +418,58 @@ func TestWebSocketDrain(t *testing.T) {
 	code, before := c.closed()
 	if code != ws.StatusGoingAway || len(before) != 1 || before[0].Type != "drain" || before[0].RetryMs <= 0 {
 		t.Fatalf("%d %+v", code, before)
+	}
+}
+
+// TestPollAndWebSocketEachWay has polls and WebSockets do where the connection cannot be owned what they do in clear text.
+func TestPollAndWebSocketEachWay(t *testing.T) {
+	eachWay(t, func(t *testing.T, d *door) {
+		if d.client.Transport.(*http.Transport).Protocols.HTTP2() || d.client.Transport.(*http.Transport).Protocols.UnencryptedHTTP2() {
+			d.polls(t)
+			return
+		}
+		d.polls(t)
+		d.tls = d.client.Transport.(*http.Transport).TLSClientConfig.Clone()
+		d.tls.NextProtos = nil
+		c := d.dialSocket(admin(t, "7"), "")
+		c.raw(masked(ws.NewPingFrame([]byte("early"))))
+		if f, ok := c.frame(); !ok || f.Header.OpCode != ws.OpPong {
+			t.Fatalf("%v %+v", ok, f)
+		}
+		c.send(`{"services":["finance"]}`)
+		c.expect("ack")
+		if want, got := d.append("1", 3, 40_000), c.events(3); !slices.Equal(got, want) {
+			t.Fatalf("%v instead of %v", got, want)
+		}
+		c.send(`{"type":"subscribe","services":["tasks"]}`)
+		c.expect("ack")
+		c.raw(masked(ws.NewBinaryFrame(nil)))
+		if code, _ := c.closed(); code != ws.StatusUnsupportedData {
+			t.Fatalf("closed with %d", code)
+		}
+		drained := d.dialSocket(admin(t, "7"), "services=tasks")
+		drained.expect("ack")
+		d.server.Hub.Drain(context.Background())
+		if code, before := drained.closed(); code != ws.StatusGoingAway || len(before) != 1 {
+			t.Fatalf("%d %+v", code, before)
+		}
+	})
+}
+
+// polls has a poll wait and be answered where its connection cannot be owned.
+func (d *door) polls(t *testing.T) {
+	d.t = t
+	at := d.poll(admin(t, "7"), "").Cursor
+	parked := make(chan pollAnswered, 1)
+	go func() { parked <- d.poll(admin(t, "7"), "wait=60&cursor="+at) }()
+	eventually(t, patience, "the poll does not wait", func() bool { return d.server.Hub.Stats("1").Polls == 1 })
+	want := d.append("1", 2, 100)
+	a := <-parked
+	for len(a.Events) < len(want) {
+		a.Events = append(a.Events, d.poll(admin(t, "7"), "wait=60&cursor="+a.Cursor).Events...)
+	}
+	if !slices.Equal(a.ids(), want) {
+		t.Fatalf("%+v instead of %v", a, want)
 	}
 }
 
