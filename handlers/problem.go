@@ -97,16 +97,25 @@ func (s *Server) serve(h handler) http.HandlerFunc {
 		if err == nil && !s.Log.Enabled(r.Context(), slog.LevelDebug) {
 			return
 		}
-		line := s.Log.With("id", w.Header().Get(requestIDHeader), "method", r.Method, "path", r.URL.Path,
-			"ms", time.Since(began).Milliseconds())
+		line := s.line(w, r).With("ms", time.Since(began).Milliseconds())
 		if err == nil {
 			line.DebugContext(r.Context(), "request")
 			return
 		}
 		p := problemOf(err)
-		line.Log(r.Context(), gravity(p.Status, err), "request refused", "status", p.Status, "err", err)
+		tell(r.Context(), line, p, err)
 		p.write(w)
 	}
+}
+
+// line is the log's, about one request.
+func (s *Server) line(w http.ResponseWriter, r *http.Request) *slog.Logger {
+	return s.Log.With("id", w.Header().Get(requestIDHeader), "method", r.Method, "path", r.URL.Path)
+}
+
+// tell writes into the log why a request is refused.
+func tell(ctx context.Context, line *slog.Logger, p *Problem, cause error) {
+	line.Log(ctx, gravity(p.Status, cause), "request refused", "status", p.Status, "err", cause)
 }
 
 // gravity is how much an operator should care: clients err all the time, but a defect of ours never should.

@@ -149,6 +149,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, cause error) err
 	if strings.Join(r.Header.Values("Accept"), ",") != eventStream {
 		return p
 	}
+	tell(r.Context(), s.line(w, r), p, cause)
 	w.Header().Set("Content-Type", eventStream)
 	w.WriteHeader(http.StatusOK)
 	_, err := w.Write(sse{}.Problem(nil, streams.StreamProblem{

@@ -289,6 +289,8 @@ func (i *instance) door(catalogue *store.Catalogue, registry *prometheus.Registr
 		if err != nil {
 			return err
 		}
+		// Which of the two Serve calls comes first decides in net/http whether HTTP/2 is set up at all, unless it is named here.
+		config.NextProtos = []string{"h2", "http/1.1"}
 		i.scheme = "https"
 		i.public.TLSConfig = config
 		i.public.Protocols.SetHTTP2(true)

@@ -58,9 +58,9 @@ func TestPropertiesSQL(t *testing.T) {
 func TestPropertiesSQLFails(t *testing.T) {
 	p := serve(t, append(shared(t), "--properties-sql=select property from public.nowhere where org = $1 and member = $2")...)
 	manager := token(t, handlers.Claims{Org: "1", User: "ann", Role: "MANAGER"})
-	_, err := p.tryOpen(transports()[0], manager, "", "")
-	if err == nil || !strings.Contains(err.Error(), "503") || strings.Contains(err.Error(), "nowhere") {
-		t.Errorf("%v", err)
+	refused := p.open(transports()[0], manager, "", "").wait("problem")
+	if !strings.Contains(refused.text, "503") || strings.Contains(refused.text, "nowhere") {
+		t.Errorf("%s", refused.text)
 	}
 	deadline := time.After(patience) // what the instance writes comes through a pipe
 	for !strings.Contains(p.errors.String(), "nowhere") {
