@@ -74,12 +74,10 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 
 func (c *connector) Driver() driver.Driver { return c.inner.Driver() }
 
-// dialer gives connections whose reads end: the deadline is set anew with every request and every answer. A listener
-// only waits for the answers to its pings, so its deadline is lifted by an answer.
+// dialer gives connections whose reads end: the deadline is set anew with every request and every answer.
 type dialer struct {
-	deadline  time.Duration
-	listening bool
-	opened    func(net.Conn) // told of every connection; may be nil
+	deadline time.Duration
+	opened   func(net.Conn) // told of every connection; may be nil
 }
 
 func (d dialer) Dial(network, address string) (net.Conn, error) {
@@ -101,7 +99,7 @@ func (d dialer) DialContext(ctx context.Context, network, address string) (net.C
 		return nil, err
 	}
 	if d.deadline > 0 {
-		conn = &impatientConn{Conn: conn, deadline: d.deadline, listening: d.listening}
+		conn = &impatientConn{Conn: conn, deadline: d.deadline}
 	}
 	if d.opened != nil {
 		d.opened(conn)
@@ -112,8 +110,7 @@ func (d dialer) DialContext(ctx context.Context, network, address string) (net.C
 // impatientConn fails a read that waits longer for an answer than its deadline.
 type impatientConn struct {
 	net.Conn
-	deadline  time.Duration
-	listening bool
+	deadline time.Duration
 }
 
 func (c *impatientConn) Write(p []byte) (int, error) {
@@ -126,11 +123,7 @@ func (c *impatientConn) Write(p []byte) (int, error) {
 func (c *impatientConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if err == nil {
-		next := time.Now().Add(c.deadline)
-		if c.listening {
-			next = time.Time{}
-		}
-		err = c.SetReadDeadline(next)
+		err = c.SetReadDeadline(time.Now().Add(c.deadline))
 	}
 	return n, err
 }

@@ -29,11 +29,13 @@ type Notified struct {
 	WakeAll func()                      // anything may have been missed
 }
 
-// listenAnswer is how long a LISTEN connection may be silent after a ping before it is given up.
-const listenAnswer = 3 * time.Second
+// listenSilence is how long a LISTEN connection may be silent, pings and their answers included, before it is given up. No
+// answer lifts that: it might be the one before.
+const listenSilence = 8 * time.Second
 
 // Listener is a LISTEN connection that is replaced by itself whenever it is lost. It runs nothing of ours: its owner
-// drains C without pause, and calls Start, Ping and Close, which may block, from goroutines of their own.
+// drains C without pause, calls Start, Ping and Close, which may block, from goroutines of their own, and pings some times
+// within eight seconds.
 type Listener struct {
 	C <-chan *pq.Notification // nil among them: the connection was made anew
 
@@ -47,7 +49,7 @@ type Listener struct {
 // is gone.
 func (s *Store) NewListener(to Notified) *Listener {
 	l := &Listener{store: s, to: to}
-	dial := dialer{deadline: listenAnswer, listening: true, opened: l.open.add}
+	dial := dialer{deadline: listenSilence, opened: l.open.add}
 	l.inner = pq.NewDialListener(dial, s.opts.DirectURL, 100*time.Millisecond, time.Second,
 		func(event pq.ListenerEventType, err error) {
 			switch event {
@@ -75,8 +77,7 @@ func (l *Listener) Start() error {
 	return err
 }
 
-// Ping sees whether the connection lives. A ping that is not answered within three seconds closes the connection,
-// and the listener makes another.
+// Ping sees whether the connection lives. One that is silent for eight seconds is closed, and the listener makes another.
 func (l *Listener) Ping() error { return l.inner.Ping() }
 
 // Close ends the listener although pings and reads may hang: its connection is closed first. C must be drained until
