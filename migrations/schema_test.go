@@ -45,7 +45,8 @@ func TestSchema(t *testing.T) {
 
 // Each of these gives one line or block of text a row, in an order of its own.
 const (
-	tablesSQL = `select format(E'\ncreate table sluice.%I (\n%s\n)%s;\n', c.relname,
+	tablesSQL = `select format(E'\ncreate %stable sluice.%I (\n%s\n)%s;\n',
+		case when c.relpersistence = 'u' then 'unlogged ' else '' end, c.relname,
 		(select string_agg('    ' || part, E',\n' order by kind, place, part) from (
 			select 1 as kind, a.attnum::int as place, quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod)
 				|| case when a.attidentity = 'a' then ' generated always as identity'
@@ -77,6 +78,12 @@ const (
 	functionsSQL = `select E'\n' || pg_get_functiondef(p.oid) || E';\n' from pg_proc p
 	where p.pronamespace = 'sluice'::regnamespace and p.prokind in ('f', 'p') order by p.proname, p.oid::regprocedure::text`
 
+	// Everybody may execute a function unless that was taken back.
+	revokedSQL = `select format(E'\nrevoke all on function sluice.%I(%s) from public;\n', p.proname, oidvectortypes(p.proargtypes))
+	from pg_proc p
+	where p.pronamespace = 'sluice'::regnamespace and p.proacl is not null and not exists (
+		select from aclexplode(p.proacl) a where a.grantee = 0) order by 1`
+
 	triggersSQL = `select E'\n' || pg_get_triggerdef(g.oid) || E';\n' from pg_trigger g join pg_class c on c.oid = g.tgrelid
 	where c.relnamespace = 'sluice'::regnamespace and not c.relispartition and not g.tgisinternal order by 1`
 
@@ -95,7 +102,7 @@ func dump(t *testing.T, db *sql.DB) string {
 		t.Fatalf("the dump does not know how to write %q", unknown)
 	}
 	var text strings.Builder
-	for _, query := range []string{tablesSQL, indexesSQL, foreignSQL, functionsSQL, triggersSQL} {
+	for _, query := range []string{tablesSQL, indexesSQL, foreignSQL, functionsSQL, revokedSQL, triggersSQL} {
 		for _, one := range lines(t, db, query) {
 			text.WriteString(one)
 		}

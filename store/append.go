@@ -33,6 +33,20 @@ func (s *Store) append(ctx context.Context, items [][]Draft) ([][]Appended, erro
 	}
 	defer tx.Rollback()
 
+	answer, err := s.appendIn(ctx, tx, orgs, items)
+	if err != nil {
+		return nil, err
+	}
+	// If we stop before the commit, nothing happened. If we stop after it, the notification is on its way with it,
+	// and the publisher, who was not answered, publishes the same ids again.
+	if err := tx.Commit(); err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+// appendIn appends within a transaction that the caller commits. The orgs are those of the items, sorted, and were offered.
+func (s *Store) appendIn(ctx context.Context, tx *sqlx.Tx, orgs []string, items [][]Draft) ([][]Appended, error) {
 	// The locks are a statement of their own, so that the next one has a snapshot taken under them: in one statement
 	// a duplicate committed while we waited would not be seen. Sorted, so that two batches never wait for each other.
 	locked, err := s.lockLogs(ctx, tx, orgs)
@@ -56,11 +70,6 @@ func (s *Store) append(ctx context.Context, items [][]Draft) ([][]Appended, erro
 		if err := s.insertBatch(ctx, tx, batch); err != nil {
 			return nil, err
 		}
-	}
-	// If we stop before the commit, nothing happened. If we stop after it, the notification is on its way with it,
-	// and the publisher, who was not answered, publishes the same ids again.
-	if err := tx.Commit(); err != nil {
-		return nil, err
 	}
 	return answer, nil
 }

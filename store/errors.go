@@ -23,7 +23,7 @@ var (
 
 // classify wraps an error of the driver in the sentinel that says what it means.
 func classify(err error) error {
-	if err == nil || errors.Is(err, ErrRefused) || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNoPartition) {
+	if err == nil || errors.Is(err, ErrRefused) || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNoPartition) || errors.Is(err, ErrElsewhere) {
 		return err
 	}
 	var failure *pq.Error

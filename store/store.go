@@ -47,6 +47,7 @@ type Store struct {
 	probes probes
 
 	lock, headsOf, idsOf, insert, page, polled *statement
+	hold, found, foundAll, move                *statement // of the outbox
 }
 
 // Open connects, brings the schema up to date or checks it, verifies the incarnation and makes the partitions of
@@ -108,9 +109,13 @@ func (s *Store) start(ctx context.Context) error {
 		{&s.insert, insertSQL},
 		{&s.page, pageSQL},
 		{&s.polled, polledSQL},
+		{&s.hold, holdSQL},
+		{&s.found, foundSQL},
+		{&s.foundAll, foundAllSQL},
+		{&s.move, moveSQL},
 	} {
 		text := one.text
-		if s.pooled && (one.to == &s.headsOf || one.to == &s.page) {
+		if s.pooled && (one.to == &s.headsOf || one.to == &s.page || one.to == &s.hold) {
 			text = checked(text)
 		}
 		prepared, err := s.statement(ctx, text)

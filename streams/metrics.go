@@ -31,6 +31,10 @@ type Metrics struct {
 	Appended     prometheus.Counter   // events
 	AppendErrors prometheus.Counter   // transactions
 
+	Relayed       prometheus.Counter // rows of the outbox moved into the log
+	Parked        prometheus.Counter // rows of the outbox that the log refused
+	OutboxWaiting prometheus.Gauge   // rows that the relay has found and not moved
+
 	sent map[string]prometheus.Counter // of Bytes, by transport
 }
 
@@ -79,6 +83,12 @@ func NewMetrics(registry prometheus.Registerer, catalogue *store.Catalogue) *Met
 		}),
 		Appended:     prometheus.NewCounter(counter("events_appended_total", "Events committed by this instance.")),
 		AppendErrors: prometheus.NewCounter(counter("append_errors_total", "Transactions that failed and were tried again.")),
+
+		Relayed: prometheus.NewCounter(counter("outbox_relayed_total", "Events published from SQL that this instance moved into the log.")),
+		Parked:  prometheus.NewCounter(counter("outbox_parked_total", "Events published from SQL that the log refused: see the table sluice.parked.")),
+		OutboxWaiting: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "sluice", Name: "outbox_waiting", Help: "Events published from SQL, committed, and not in the log yet.",
+		}),
 	}
 	m.sent = map[string]prometheus.Counter{}
 	for _, transport := range Transports {
@@ -98,7 +108,7 @@ func NewMetrics(registry prometheus.Registerer, catalogue *store.Catalogue) *Met
 		m.Wakes.WithLabelValues(source)
 	}
 	registry.MustRegister(m.Streams, m.Delivered, m.Latency, m.Errors, m.Bytes, m.Blocked, m.Pages, m.WakeLag,
-		m.Resets, m.Wakes, m.AppendBatch, m.Appended, m.AppendErrors)
+		m.Resets, m.Wakes, m.AppendBatch, m.Appended, m.AppendErrors, m.Relayed, m.Parked, m.OutboxWaiting)
 	return m
 }
 

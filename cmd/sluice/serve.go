@@ -158,6 +158,8 @@ func (i *instance) open(ctx context.Context) (err error) {
 		defer cancel()
 		i.appender.Close(stopping)
 	})
+	relay := streams.NewRelay(i.events.NewOutbox(catalogue), i.events.MakePartitions, metrics, log)
+	i.background(relay.Run) // ends after the last request: what is published meanwhile is another instance's
 	return i.door(catalogue, registry)
 }
 
