@@ -58,7 +58,8 @@ const holdSQL = `select e.epoch, coalesce(r.run::text, ''), pg_try_advisory_xact
 	from sluice.epoch e left join sluice.relay r on true`
 
 // foundAllSQL finds all rows there are; foundSQL those that the snapshot $1 does not show. What is past the end of the
-// present snapshot is invisible and need not be looked at: it may be a transaction's first million rows.
+// present snapshot is invisible and need not be looked at: it may be a transaction's first million rows. The inner
+// limit keeps the planner from joining with the whole table.
 const (
 	foundAllSQL = `select pg_current_snapshot()::text, array(select o.id from sluice.outbox o order by o.id limit $1)`
 
@@ -66,7 +67,8 @@ const (
 			select o.id from sluice.outbox o where o.xid >= pg_snapshot_xmax($2::pg_snapshot)
 				and o.xid < pg_snapshot_xmax(pg_current_snapshot())
 			union all
-			select o.id from pg_snapshot_xip($2::pg_snapshot) under(xid) join sluice.outbox o on o.xid = under.xid
+			select o.id from pg_snapshot_xip($2::pg_snapshot) under(xid) cross join lateral (
+				select o.id from sluice.outbox o where o.xid = under.xid order by o.id limit $1) o
 			where pg_visible_in_snapshot(under.xid, pg_current_snapshot())
 		) n order by id limit $1)`
 )
