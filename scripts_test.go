@@ -26,10 +26,11 @@ var stubs = map[string]string{
 			[ "$1" != -o ] || { printf '#!/bin/sh\necho "sluice $*, SLUICE_LISTEN=$SLUICE_LISTEN"\n' >"$2"; chmod +x "$2"; }
 			shift
 		done`,
-	"id":      `echo "$ID_SAYS"`,
-	"sudo":    `exec "$@"`,
-	"apt-get": `cat "$SLUICE_PG_CONFIG/createcluster.conf" >>"$CALLS" 2>/dev/null; :`,
-	"initdb":  ``, "gcc": ``,
+	"id":   `echo "$ID_SAYS"`,
+	"sudo": `exec "$@"`,
+	"apt-get": `cat "$SLUICE_PG_CONFIG/createcluster.conf" >>"$CALLS" 2>/dev/null
+		cat "$SLUICE_SBIN/policy-rc.d" >>"$CALLS" 2>/dev/null; :`,
+	"initdb": ``, "gcc": ``, "pgbouncer": ``, "update-rc.d": ``,
 }
 
 // newMachine has the stubs named, Go 1.26, and an ordinary user, unless the environment is told otherwise.
@@ -37,7 +38,7 @@ func newMachine(t *testing.T, names ...string) *machine {
 	t.Helper()
 	dir := t.TempDir()
 	m := &machine{t: t, dir: dir, bin: filepath.Join(dir, "path")}
-	for _, one := range []string{"path", "scripts", "bin", "places", "config"} {
+	for _, one := range []string{"path", "scripts", "bin", "places", "config", "sbin"} {
 		if err := os.Mkdir(filepath.Join(dir, one), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -49,7 +50,7 @@ func newMachine(t *testing.T, names ...string) *machine {
 		}
 		m.write(name, string(text))
 	}
-	for _, name := range []string{"sh", "sed", "ls", "tee", "mkdir", "env", "cat", "chmod", "dirname", "make", "awk"} {
+	for _, name := range []string{"sh", "sed", "ls", "tee", "rm", "mkdir", "env", "cat", "chmod", "dirname", "make", "awk"} {
 		real, err := exec.LookPath(name)
 		if err != nil {
 			t.Fatal(err)
@@ -64,6 +65,7 @@ func newMachine(t *testing.T, names ...string) *machine {
 	m.env = []string{
 		"PATH=" + m.bin, "CALLS=" + filepath.Join(dir, "calls"), "GO_SAYS=go1.26.3", "ID_SAYS=1000",
 		"SLUICE_PG_PLACES=" + filepath.Join(dir, "places"), "SLUICE_PG_CONFIG=" + filepath.Join(dir, "config"),
+		"SLUICE_SBIN=" + filepath.Join(dir, "sbin"),
 	}
 	return m
 }
@@ -117,7 +119,7 @@ func TestInstall(t *testing.T) {
 		spares []string // what is neither said nor called
 	}{
 		{name: "nothing missing", stubs: "go id sudo apt-get initdb", calls: []string{modules}, spares: []string{"sudo", "apt-get", "Install"}},
-		{name: "nothing missing to test", stubs: "go id sudo apt-get initdb gcc", flag: "--test", calls: []string{modules}, spares: []string{"sudo", "apt-get"}},
+		{name: "nothing missing to test", stubs: "go id sudo apt-get initdb gcc pgbouncer", flag: "--test", calls: []string{modules}, spares: []string{"sudo", "apt-get"}},
 		{name: "no go", stubs: "id sudo apt-get", status: 1, says: []string{"not installed", download}, spares: []string{"sudo", "apt-get"}},
 		{name: "old go", stubs: "go id sudo apt-get", env: "GO_SAYS=go1.25.9", status: 1, says: []string{"Go 1.25.9 is too old", "1.26", download}, spares: []string{"apt-get"}},
 		{name: "very old go", stubs: "go initdb", env: "GO_SAYS=", status: 1, says: []string{"too old", download}, spares: []string{modules}},
@@ -129,7 +131,11 @@ func TestInstall(t *testing.T) {
 		{name: "neither", stubs: "go id apt-get", status: 1, says: []string{quiet, "apt-get update && apt-get install -y --no-install-recommends postgresql"}, spares: []string{"apt-get update -qq", modules}},
 		{name: "neither, kept as it is", stubs: "go id apt-get", kept: "mine", status: 1, says: []string{"Run as root:  apt-get update"}, spares: []string{quiet}},
 		{name: "kept as it is", stubs: "go id apt-get", env: "ID_SAYS=0", kept: "mine", calls: []string{"mine", postgres, "mine"}, spares: []string{quiet}},
-		{name: "a compiler", stubs: "go id apt-get initdb", env: "ID_SAYS=0", flag: "--test", says: []string{"Installing gcc libc6-dev"}, calls: []string{"--no-install-recommends gcc libc6-dev", modules}, spares: []string{quiet, "postgresql"}},
+		{name: "a compiler", stubs: "go id apt-get initdb pgbouncer", env: "ID_SAYS=0", flag: "--test", says: []string{"Installing gcc libc6-dev"}, calls: []string{"--no-install-recommends gcc libc6-dev", modules}, spares: []string{quiet, "postgresql", "exit 101", "update-rc.d"}},
+		{name: "a pooler", stubs: "go id apt-get initdb gcc update-rc.d", env: "ID_SAYS=0", flag: "--test", says: []string{"Installing pgbouncer"}, calls: []string{"exit 101", "--no-install-recommends pgbouncer", "exit 101", "update-rc.d pgbouncer disable", modules}, spares: []string{quiet}},
+		{name: "a pooler, with sudo", stubs: "go id sudo apt-get initdb gcc update-rc.d", flag: "--test", calls: []string{"sudo tee", "sudo update-rc.d pgbouncer disable", "update-rc.d", modules, "sudo rm -f"}},
+		{name: "a pooler, by hand", stubs: "go id apt-get initdb gcc", flag: "--test", status: 1, says: []string{"apt-get install -y --no-install-recommends pgbouncer && for one in pgbouncer; do service $one stop; update-rc.d $one disable; done"}, spares: []string{modules}},
+		{name: "no pooler to run", stubs: "go id sudo apt-get initdb", calls: []string{modules}, spares: []string{"pgbouncer"}},
 		{name: "no apt-get", stubs: "go id sudo", status: 1, says: []string{"Missing: postgresql", "initdb", "package manager"}, spares: []string{modules, "sudo"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -148,6 +154,9 @@ func TestInstall(t *testing.T) {
 				if !strings.Contains(printed, want) {
 					t.Errorf("it does not say %q: %s", want, printed)
 				}
+			}
+			if _, err := os.Stat(filepath.Join(m.dir, "sbin/policy-rc.d")); err == nil {
+				t.Error("services of this machine may not start any more")
 			}
 			rest := calls
 			for _, want := range c.calls {

@@ -53,8 +53,8 @@ create function sluice.publish(
 ) returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
 declare
-    labels  constant text[] := array['org', org, 'propertyId', property_id, 'entityType', entity_type,
-        'entityId', entity_id, 'userId', user_id];
+    labels  constant text[] := array['org', org, 'property_id', property_id, 'entity_type', entity_type,
+        'entity_id', entity_id, 'user_id', user_id];
     printed constant text := data::text;
     wrong   text;
     field   text;

@@ -98,8 +98,8 @@ CREATE OR REPLACE FUNCTION sluice.publish(org text, service text, type text, dat
 AS $function$
 #variable_conflict use_variable
 declare
-    labels  constant text[] := array['org', org, 'propertyId', property_id, 'entityType', entity_type,
-        'entityId', entity_id, 'userId', user_id];
+    labels  constant text[] := array['org', org, 'property_id', property_id, 'entity_type', entity_type,
+        'entity_id', entity_id, 'user_id', user_id];
     printed constant text := data::text;
     wrong   text;
     field   text;

@@ -38,4 +38,5 @@ bench fanout --rate 0 --publishers 4 --batch 100 --duration 5s
 bench fanout --sharing 10 --duration 20s
 bench fanout --sharing 10 --subscribers 10 --duration 20s --no-floor
 bench publish --publishers 64
+bench sql
 bench idle --subscribers 10000

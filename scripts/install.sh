@@ -29,9 +29,18 @@ fi
 if [ "${1:-}" = --test ] && ! have gcc && ! have cc; then
 	missing="$missing gcc libc6-dev"
 fi
+# What tests start themselves; Debian keeps such programs off the PATH of ordinary users.
+sbin=${SLUICE_SBIN:-/usr/sbin}
+services=""
+for one in pgbouncer; do
+	if [ "${1:-}" = --test ] && ! have "$one" && [ ! -x "$sbin/$one" ]; then
+		services="$services $one"
+	fi
+done
+missing="$missing$services"
 
 if [ -n "$missing" ]; then
-	have apt-get || fail "Missing:$missing. Install the Postgres server (initdb, postgres) and a C compiler with your package manager; only apt-get is known here."
+	have apt-get || fail "Missing:$missing. Install the Postgres server (initdb, postgres), a C compiler and PgBouncer with your package manager; only apt-get is known here."
 	# Debian would start a cluster of its own for everybody; Sluice starts a private one.
 	config=${SLUICE_PG_CONFIG:-/etc/postgresql-common}
 	quiet=""
@@ -41,16 +50,25 @@ if [ -n "$missing" ]; then
 	as=""
 	if [ "$(id -u)" -ne 0 ]; then
 		as="sudo"
-		have sudo || fail "Missing:$missing. Run as root:  ${quiet:+mkdir -p $config && echo 'create_main_cluster = false' >$config/createcluster.conf && }apt-get update && apt-get install -y --no-install-recommends$missing"
+		have sudo || fail "Missing:$missing. Run as root:  ${quiet:+mkdir -p $config && echo 'create_main_cluster = false' >$config/createcluster.conf && }apt-get update && apt-get install -y --no-install-recommends$missing${services:+ && for one in$services; do service \$one stop; update-rc.d \$one disable; done}"
 	fi
 	if [ -n "$quiet" ]; then
 		$as mkdir -p "$config"
 		echo "create_main_cluster = false" | $as tee "$config/createcluster.conf" >/dev/null
 	fi
+	# Nor does anybody want their services, now or at the next start of the machine.
+	if [ -n "$services" ] && [ ! -e "$sbin/policy-rc.d" ]; then
+		trap '$as rm -f "$sbin/policy-rc.d"' EXIT
+		printf '#!/bin/sh\nexit 101\n' | $as tee "$sbin/policy-rc.d" >/dev/null
+		$as chmod 755 "$sbin/policy-rc.d"
+	fi
 	echo "Installing$missing"
 	$as apt-get update -qq
 	# shellcheck disable=SC2086 # a list of packages
 	$as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+	for one in $services; do
+		$as update-rc.d "$one" disable
+	done
 fi
 
 go mod download

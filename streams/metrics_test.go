@@ -125,8 +125,8 @@ func TestMetricsFromTheStart(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	streams.NewMetrics(registry, store.DefaultCatalogue())
 	want := []string{
-		"append_batch_events", "append_errors_total", "blocked_sinks", "events_appended_total", "publish_to_write_seconds",
-		"replay_pages_total", "wake_lag_seconds",
+		"append_batch_events", "append_errors_total", "blocked_sinks", "events_appended_total", "outbox_parked_total",
+		"outbox_relayed_total", "outbox_waiting", "publish_to_write_seconds", "replay_pages_total", "wake_lag_seconds",
 	}
 	transports := []string{"sse", "ndjson", "websocket", "poll", "legacy"}
 	for _, transport := range transports {

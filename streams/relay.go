@@ -20,7 +20,7 @@ type Outbox interface {
 const (
 	relayBatch     = 250                    // rows of one transaction, so at most 16 MiB of data
 	relayBusy      = 4 * time.Millisecond   // between two looks while rows come
-	relayIdle      = 12 * time.Millisecond  // and while none do
+	relayIdle      = 14 * time.Millisecond  // and while none do
 	relayElsewhere = 250 * time.Millisecond // while another instance is the relay
 	relayFailing   = 200 * time.Millisecond // while the database does not answer
 )

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"sluice/store/localpg/pgtest"
 )
 
 // measured starts a server for a measurement and gives the flags that point at it.
@@ -84,5 +86,21 @@ func TestBenchHints(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestBenchSQL measures both doors to one reader and loses nothing.
+func TestBenchSQL(t *testing.T) {
+	url := pgtest.Database(t)
+	p := serve(t, "--database-url="+url)
+	out, notes, status := outcome(t, sluice("bench", "sql", "--url="+p.url, "--data="+dataDirectory(t), "--database-url="+url, "--duration=1s"))
+	for _, door := range []string{"SQL ", "HTTP"} {
+		if !regexp.MustCompile(`(?m)^` + door + `  \d+ events delivered in p50 \d\S+s p99 \S+s max \S+s; answered in p50 \S+s p99 \S+s; 0 lost, 0 twice$`).MatchString(out) {
+			t.Errorf("status %d, no line of %s: %s%s", status, door, notes, out)
+		}
+	}
+	out, notes, status = outcome(t, sluice("bench", "sql", "--url="+p.url, "--data="+dataDirectory(t)))
+	if status != 1 || !strings.Contains(notes, "--database-url") {
+		t.Errorf("status %d without a database: %s%s", status, notes, out)
 	}
 }

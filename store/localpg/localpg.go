@@ -133,14 +133,19 @@ func (c *Cluster) home(dir string) (string, error) {
 	if c.owner.reaches(dir) {
 		return filepath.Join(dir, "postgres"), nil
 	}
-	digest := sha256.Sum256([]byte(dir))
-	elsewhere := filepath.Join("/var/lib/sluice", hex.EncodeToString(digest[:8]))
+	elsewhere := elsewhere(dir)
 	if err := os.MkdirAll(elsewhere, 0o755); err != nil {
 		return "", err
 	}
 	c.log.Info("the user "+c.owner.name+" cannot reach the data directory, so Postgres keeps its files elsewhere",
 		"data", dir, "postgres", elsewhere)
 	return filepath.Join(elsewhere, "postgres"), nil
+}
+
+// elsewhere is where the cluster of a data directory lives that its user cannot get to.
+func elsewhere(dir string) string {
+	digest := sha256.Sum256([]byte(dir))
+	return filepath.Join("/var/lib/sluice", hex.EncodeToString(digest[:8]))
 }
 
 // socketDir is beside the cluster where its path is short enough, else below /tmp by a digest.

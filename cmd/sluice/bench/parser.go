@@ -228,7 +228,7 @@ func (r *response) line(line []byte, visit func(*frame)) {
 		}
 		if r.stamps {
 			if at := bytes.Index(line, stampKey); at >= 0 {
-				f.stamp = digits(line[at+len(stampKey):])
+				f.stamp = digits(bytes.TrimPrefix(line[at+len(stampKey):], []byte(" "))) // jsonb prints one
 			}
 		}
 	}
