@@ -7,6 +7,21 @@ import (
 	"strings"
 )
 
+// What pages of allowed origins may send and read beyond what any page may: the headers of streams, and those of resumable
+// uploads in all their dialects.
+var (
+	uploadHeaders = []string{
+		"Content-Digest", "Repr-Digest", "Want-Repr-Digest", "Content-Range", "Tus-Resumable", "Upload-Checksum", "Upload-Complete",
+		"Upload-Concat", "Upload-Defer-Length", "Upload-Draft-Interop-Version", "Upload-Length", "Upload-Limit", "Upload-Metadata",
+		"Upload-Offset",
+	}
+	allowedHeaders = append([]string{"Authorization", "Content-Type", "Last-Event-ID", requestIDHeader}, uploadHeaders...)
+	exposedHeaders = append([]string{
+		requestIDHeader, "Retry-After", "Location", "ETag", "Range", "Upload-Expires", "Tus-Version", "Tus-Extension", "Tus-Max-Size",
+		"Tus-Checksum-Algorithm",
+	}, uploadHeaders...)
+)
+
 // checkOrigin checks that a request which changes something and is authenticated by a cookie comes from a page that
 // may: the browser sends the cookie whoever made the page (docs/protocol.md, "Origins").
 func (s *Server) checkOrigin(r *http.Request, caller *Caller) error {

@@ -83,6 +83,7 @@ func TestCORS(t *testing.T) {
 		{"allowed", "https://app.example", "POST", "authorization,content-type", plain, true},
 		{"stream", "https://app.example", "GET", "last-event-id", plain, true},
 		{"foreign", "https://evil.example", "POST", "authorization", plain, false},
+		{"an upload", "https://app.example", "POST", "authorization,content-digest,tus-resumable,upload-offset", plain, true},
 		{"another header", "https://app.example", "POST", "x-evil", plain, false},
 		{"another method", "https://app.example", "TRACE", "", plain, false},
 		{"localhost without dev", "http://localhost:5173", "POST", "authorization", plain, false},
@@ -105,7 +106,8 @@ func TestCORS(t *testing.T) {
 	}
 	got := plain.ask(http.MethodGet, "/v2/realtime/metrics", "", "", "Origin", "https://app.example")
 	if got.status != 401 || got.header.Get("Access-Control-Allow-Origin") != "https://app.example" ||
-		!strings.Contains(got.header.Get("Access-Control-Expose-Headers"), "X-Request-Id") {
+		!strings.Contains(got.header.Get("Access-Control-Expose-Headers"), "X-Request-Id") ||
+		!strings.Contains(got.header.Get("Access-Control-Expose-Headers"), "Upload-Offset") {
 		t.Errorf("a page cannot read why it is refused: %d %v", got.status, got.header)
 	}
 }

@@ -110,7 +110,7 @@ func (s *Server) serve(h handler) http.HandlerFunc {
 
 // line is the log's, about one request.
 func (s *Server) line(w http.ResponseWriter, r *http.Request) *slog.Logger {
-	return s.Log.With("id", w.Header().Get(requestIDHeader), "method", r.Method, "path", r.URL.Path)
+	return s.Log.With("id", w.Header().Get(requestIDHeader), "client", s.client(r), "method", r.Method, "path", r.URL.Path)
 }
 
 // tell writes into the log why a request is refused.

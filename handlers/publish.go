@@ -47,6 +47,9 @@ func (s *Server) publish(w http.ResponseWriter, r *http.Request) error {
 	if !caller.May("publish") {
 		return problem(http.StatusForbidden, "the token lacks the scope publish")
 	}
+	if err := s.allowance.take(caller); err != nil {
+		return err
+	}
 	body, err := readJSON(w, r, s.bodyTimeout)
 	if err != nil {
 		return err

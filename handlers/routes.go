@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -36,11 +37,14 @@ type Server struct {
 	Draining       func() bool // readiness fails first
 	Dev            bool
 	AllowedOrigins []string
-	WriteTimeout   time.Duration // of a reader without progress
+	TrustedProxies []netip.Prefix // whose X-Forwarded-For is believed
+	PublishRate    int            // requests a second of one token's subject; 0: no limit
+	WriteTimeout   time.Duration  // of a reader without progress
 	Version        string
 
 	sockets     *sockets
 	returned    *returned
+	allowance   *allowance
 	probes      singleflight.Group // of readiness
 	probed      probed             // the last outcome; owned by whoever probes
 	bodyTimeout time.Duration      // for a whole body; set by Routes
@@ -52,6 +56,7 @@ func (s *Server) Routes() (http.Handler, error) {
 	if s.sockets, err = newSockets(); err != nil {
 		return nil, err
 	}
+	s.allowance = newAllowance(s.PublishRate)
 	s.bodyTimeout, s.returned = bodyTimeout, newReturned()
 	router := chi.NewRouter()
 	router.Use(s.identify, s.recoverPanics)
@@ -61,8 +66,8 @@ func (s *Server) Routes() (http.Handler, error) {
 	router.Use(cors.Handler(cors.Options{
 		AllowOriginFunc:  func(_ *http.Request, origin string) bool { return s.allowsOrigin(origin) },
 		AllowedMethods:   []string{http.MethodGet, http.MethodHead, http.MethodPost},
-		AllowedHeaders:   []string{"Authorization", "Content-Type", "Last-Event-ID", requestIDHeader},
-		ExposedHeaders:   []string{requestIDHeader, "Retry-After"},
+		AllowedHeaders:   allowedHeaders,
+		ExposedHeaders:   exposedHeaders,
 		AllowCredentials: true,
 		MaxAge:           600,
 	}))

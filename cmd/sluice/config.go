@@ -14,6 +14,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"sluice/handlers"
 	"sluice/store"
 )
 
@@ -34,12 +35,15 @@ type serveFlags struct {
 	PropertiesSQL  string   `name:"properties-sql" env:"SLUICE_PROPERTIES_SQL" placeholder:"SQL" help:"Query for the property ids of a user whose token names none; $1 is the org, $2 the user."`
 	Catalogue      string   `env:"SLUICE_CATALOGUE" type:"existingfile" placeholder:"FILE" help:"Catalogue of services instead of the embedded one."`
 	AllowedOrigins []string `name:"allowed-origins" env:"SLUICE_ALLOWED_ORIGINS" placeholder:"ORIGIN" help:"Origins of pages that may use Sluice; the server's own always may."`
+	TrustedProxies []string `name:"trusted-proxies" env:"SLUICE_TRUSTED_PROXIES" placeholder:"CIDR" help:"Addresses or ranges of proxies whose X-Forwarded-For tells the client's address."`
 	Dev            bool     `env:"SLUICE_DEV" help:"A page at / with a demo token, CORS for localhost, the next free port; loopback only."`
 	TLSCert        string   `name:"tls-cert" env:"SLUICE_TLS_CERT" type:"existingfile" placeholder:"FILE" help:"Certificate; read again when the file changes."`
 	TLSKey         string   `name:"tls-key" env:"SLUICE_TLS_KEY" type:"existingfile" placeholder:"FILE" help:"Its key."`
 
 	MaxStreamsPerUser int `name:"max-streams-per-user" env:"SLUICE_MAX_STREAMS_PER_USER" default:"10" help:"Streams of one user on this instance; the oldest yields. 0: no limit."`
 	MaxStreamsPerOrg  int `name:"max-streams-per-org" env:"SLUICE_MAX_STREAMS_PER_ORG" default:"1000" help:"Streams of one org on this instance. 0: no limit."`
+
+	PublishRate int `name:"publish-rate" env:"SLUICE_PUBLISH_RATE" default:"0" help:"Publishing requests a second of one token's subject on this instance. 0: no limit."`
 
 	BatchWindow  time.Duration `name:"batch-window" env:"SLUICE_BATCH_WINDOW" default:"0s" help:"Gather events for this long before they are written, up to 50ms."`
 	BatchMax     int           `name:"batch-max" env:"SLUICE_BATCH_MAX" default:"100" help:"Events in one write."`
@@ -91,6 +95,9 @@ func (f *serveFlags) check() error {
 	if f.Dev && !loopback(f.Listen) {
 		return fmt.Errorf("--dev serves on loopback only, and --listen is %s", f.Listen)
 	}
+	if _, err := handlers.ParseProxies(f.TrustedProxies); err != nil {
+		return fmt.Errorf("--trusted-proxies has what is no address or range such as 10.0.0.0/8: %w", err)
+	}
 	for _, limit := range []struct {
 		name        string
 		value       time.Duration
@@ -106,7 +113,9 @@ func (f *serveFlags) check() error {
 			return fmt.Errorf("--%s is %s; it must be from %s to %s", limit.name, limit.value, limit.least, limit.most)
 		}
 	}
-	for name, value := range map[string]int{"max-streams-per-user": f.MaxStreamsPerUser, "max-streams-per-org": f.MaxStreamsPerOrg} {
+	for name, value := range map[string]int{
+		"max-streams-per-user": f.MaxStreamsPerUser, "max-streams-per-org": f.MaxStreamsPerOrg, "publish-rate": f.PublishRate,
+	} {
 		if value < 0 {
 			return fmt.Errorf("--%s is %d; 0 means no limit", name, value)
 		}
@@ -204,7 +213,7 @@ func shown(flag *kong.Flag) string {
 		return ""
 	case flag.Name == "jwt-secret":
 		return "(hidden)"
-	case flag.Name == "allowed-origins":
+	case flag.Name == "allowed-origins", flag.Name == "trusted-proxies":
 		return strings.Trim(strings.ReplaceAll(value, " ", ","), "[]")
 	case strings.HasSuffix(flag.Name, "database-url"):
 		return hidePassword(value)

@@ -40,8 +40,8 @@ func TestDefaults(t *testing.T) {
 	for name, value := range map[string]string{
 		"listen": "127.0.0.1:8080", "admin-listen": "127.0.0.1:9180", "data": "./data", "database-url": "",
 		"listen-database-url": "", "migrate": "true", "jwt-secret": "", "jwt-issuer": "", "jwt-audience": "",
-		"properties-sql": "", "catalogue": "", "allowed-origins": "", "dev": "false", "tls-cert": "", "tls-key": "",
-		"max-streams-per-user": "10", "max-streams-per-org": "1000", "batch-window": "0s", "batch-max": "100",
+		"properties-sql": "", "catalogue": "", "allowed-origins": "", "trusted-proxies": "", "dev": "false", "tls-cert": "", "tls-key": "",
+		"max-streams-per-user": "10", "max-streams-per-org": "1000", "publish-rate": "0", "batch-window": "0s", "batch-max": "100",
 		"heartbeat": "30s", "write-timeout": "30s", "drain": "10s", "retention": "72h0m0s", "ring-memory": "256MiB",
 		"epoch-on-failover": "new", "log-format": "text", "log-level": "info",
 	} {
@@ -73,8 +73,8 @@ func TestPrecedence(t *testing.T) {
 	given := map[string]string{
 		"listen": "127.0.0.1:1", "admin-listen": "127.0.0.1:2", "data": dir, "listen-database-url": "postgres://direct/app",
 		"migrate": "false", "jwt-issuer": "us", "jwt-audience": "you", "properties-sql": "select $1 || $2", "catalogue": file,
-		"allowed-origins": "https://a.example,https://b.example", "dev": "true", "tls-cert": file, "tls-key": file,
-		"max-streams-per-user": "3", "max-streams-per-org": "4", "batch-window": "5ms", "batch-max": "6", "heartbeat": "7s",
+		"allowed-origins": "https://a.example,https://b.example", "trusted-proxies": "10.0.0.0/8,::1", "dev": "true", "tls-cert": file, "tls-key": file,
+		"max-streams-per-user": "3", "max-streams-per-org": "4", "publish-rate": "5", "batch-window": "5ms", "batch-max": "6", "heartbeat": "7s",
 		"write-timeout": "8s", "drain": "9s", "retention": "24h0m0s", "ring-memory": "10MiB", "epoch-on-failover": "keep",
 		"log-format": "json", "log-level": "debug",
 	}
@@ -197,6 +197,8 @@ func TestCheckNamesTheFlag(t *testing.T) {
 		{"--retention", func(f *serveFlags) { f.Retention = time.Minute }},
 		{"--max-streams-per-user", func(f *serveFlags) { f.MaxStreamsPerUser = -1 }},
 		{"--max-streams-per-org", func(f *serveFlags) { f.MaxStreamsPerOrg = -1 }},
+		{"--publish-rate", func(f *serveFlags) { f.PublishRate = -1 }},
+		{"--trusted-proxies", func(f *serveFlags) { f.TrustedProxies = []string{"proxy.example"} }},
 		{"--ring-memory", func(f *serveFlags) { f.RingMemory = 1<<20 - 1 }},
 	} {
 		flags := right()

@@ -260,9 +260,14 @@ func (i *instance) door(catalogue *store.Catalogue, registry *prometheus.Registr
 	if i.flags.PropertiesSQL != "" {
 		auth.Properties = i.events.PropertiesOf(i.flags.PropertiesSQL)
 	}
+	proxies, err := handlers.ParseProxies(i.flags.TrustedProxies)
+	if err != nil {
+		return err
+	}
 	server := &handlers.Server{
 		Log: i.log, Auth: handlers.NewAuthenticator(auth), Catalogue: catalogue, Appender: i.appender, Hub: i.hub,
-		Dev: i.flags.Dev, AllowedOrigins: i.flags.AllowedOrigins, Draining: i.draining.Load, Version: version(),
+		Dev: i.flags.Dev, AllowedOrigins: i.flags.AllowedOrigins, TrustedProxies: proxies,
+		PublishRate: i.flags.PublishRate, Draining: i.draining.Load, Version: version(),
 		WriteTimeout: i.flags.WriteTimeout, Registry: registry,
 		Checks: []handlers.Check{
 			{Name: "database", Run: i.events.Ready},

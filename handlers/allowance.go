@@ -1,0 +1,50 @@
+package handlers
+
+import (
+	"net/http"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/time/rate"
+)
+
+// allowanceMax is how many publishers are remembered. Whoever is forgotten has been quiet for longer than so many others.
+const allowanceMax = 10_000
+
+// allowance bounds how often each token's subject publishes. It is safe for concurrent use.
+type allowance struct {
+	perSecond rate.Limit
+	of        *lru.Cache[[2]string, *rate.Limiter] // by org and user: a token made anew has no new allowance
+}
+
+// newAllowance allows so many requests a second, and as many at once; 0 is no limit.
+func newAllowance(perSecond int) *allowance {
+	of, err := lru.New[[2]string, *rate.Limiter](allowanceMax)
+	if err != nil {
+		panic(err) // the size is not positive
+	}
+	return &allowance{perSecond: rate.Limit(perSecond), of: of}
+}
+
+// take counts one request of a caller. Where it is one too many, the error is a 429 that says when there is room again.
+func (a *allowance) take(caller *Caller) error {
+	if a.perSecond == 0 {
+		return nil
+	}
+	key := [2]string{caller.Org, caller.User}
+	limiter, known := a.of.Get(key)
+	if !known {
+		limiter = rate.NewLimiter(a.perSecond, int(a.perSecond))
+		if other, raced, _ := a.of.PeekOrAdd(key, limiter); raced {
+			limiter = other
+		}
+	}
+	now := time.Now()
+	if limiter.AllowN(now, 1) {
+		return nil
+	}
+	p := problem(http.StatusTooManyRequests, "this token publishes more than %d times a second; up to %d events go into one request",
+		int(a.perSecond), batchLimit)
+	p.RetryAfter = time.Duration((1 - limiter.TokensAt(now)) / float64(a.perSecond) * float64(time.Second))
+	return p
+}
