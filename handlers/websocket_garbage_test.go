@@ -143,3 +143,29 @@ func TestWebSocketVanishes(t *testing.T) {
 		}
 	}
 }
+
+// TestWebSocketSilence ends WebSockets whose first message does not come within 10 s, whatever else they send.
+func TestWebSocketSilence(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	began := time.Now()
+	var silent []*socketClient
+	for _, bytes := range [][]byte{
+		nil,
+		masked(ws.NewFrame(ws.OpText, false, []byte(`{"services":`))),
+		masked(ws.NewTextFrame([]byte(`{}`)))[:3],
+		masked(ws.NewPingFrame(nil)),
+	} {
+		c := d.dialSocket(admin(t, "7"), "")
+		c.raw(bytes)
+		silent = append(silent, c)
+	}
+	for i, c := range silent {
+		if code, before := c.closed(); code != ws.StatusPolicyViolation || len(before) != 0 {
+			t.Errorf("client %d: closed with %d after %+v", i, code, before)
+		}
+	}
+	if took := time.Since(began); took < handshakePatience {
+		t.Errorf("closed after %v", took)
+	}
+}
