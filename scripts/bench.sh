@@ -37,6 +37,13 @@ bench fanout --duration 20s
 bench fanout --rate 0 --publishers 4 --batch 100 --duration 5s
 bench fanout --sharing 10 --duration 20s
 bench fanout --sharing 10 --subscribers 10 --duration 20s --no-floor
+for door in ndjson websocket; do
+	bench fanout --transport $door --duration 20s
+	bench fanout --transport $door --rate 0 --publishers 4 --batch 100 --duration 5s
+done
 bench publish --publishers 64
 bench sql
+bench poll --waiters 5000
 bench idle --subscribers 10000
+bench idle --subscribers 10000 --transport ndjson
+bench idle --subscribers 10000 --transport websocket

@@ -54,6 +54,35 @@ func TestBenchFanout(t *testing.T) {
 	}
 }
 
+// TestBenchDoors measures small runs over the other doors, and long-polls that are answered and ask again.
+func TestBenchDoors(t *testing.T) {
+	at := measured(t, "--max-streams-per-user=0", "--max-streams-per-org=0")
+	for _, door := range []string{"ndjson", "websocket"} {
+		for _, rate := range []string{"--rate=20", "--rate=0"} {
+			run := append([]string{"bench", "fanout", "--subscribers=20", "--duration=1s", "--batch=7", "--json", "--transport=" + door, rate}, at...)
+			out, notes, status := outcome(t, sluice(run...))
+			var outcomes []struct {
+				Name                                 string
+				Messages, Deliveries, Lost, Repeated int64
+			}
+			if err := json.Unmarshal([]byte(out), &outcomes); status != 0 || err != nil || len(outcomes) != 2 {
+				t.Fatalf("status %d, %v: %s%s", status, err, notes, out)
+			}
+			for _, one := range outcomes {
+				if one.Deliveries == 0 || one.Name == "server" && one.Deliveries != 20*one.Messages || one.Lost+one.Repeated != 0 {
+					t.Errorf("%s %s: %+v", door, rate, one)
+				}
+			}
+		}
+	}
+	out, notes, status := outcome(t, sluice(append([]string{"bench", "poll", "--waiters=30", "--rounds=2", "--settle=10ms"}, at...)...))
+	const waits = `server  \d+\.\d MiB; 30 polls wait: -?\d+\.\d\d KiB each \(bar: 6\), -?\d+ goroutines more\n`
+	const answered = `server  one event answers all in p50 \S+s p99 \S+s max \S+s \(bar: 1s\); CPU \d+\.\d µs/answer\n`
+	if status != 0 || !regexp.MustCompile(`^`+waits+answered+answered+`$`).MatchString(out) {
+		t.Errorf("status %d: %s%s", status, notes, out)
+	}
+}
+
 // TestBenchHints fails with what to do about it.
 func TestBenchHints(t *testing.T) {
 	open, limited := measured(t), measured(t, "--max-streams-per-org=3")

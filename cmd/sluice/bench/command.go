@@ -18,6 +18,7 @@ import (
 type Command struct {
 	Fanout  Fanout  `cmd:"" help:"Readers of one log: latency, deliveries a second and CPU, beside a floor."`
 	Idle    Idle    `cmd:"" help:"Silent connections: memory of each, and what stays when they have left."`
+	Poll    Poll    `cmd:"" help:"Long-polls that wait: memory of each, and how long until one event has answered all."`
 	Publish Publish `cmd:"" help:"Publishers without readers: events a second and the time to the answer."`
 	SQL     SQL     `cmd:"" name:"sql" help:"Publishing from SQL beside publishing over HTTP: time to delivery."`
 	Fsync   Fsync   `cmd:"" help:"Time of one fsync on the data directory: what publishing waits for."`
@@ -31,6 +32,7 @@ func (Command) Help() string {
 Examples:
   sluice bench fanout                        1,000 readers, 20 messages/s
   sluice bench idle --subscribers 10000      memory of silent connections
+  sluice bench poll --waiters 5000           long-polls
   sluice bench publish --publishers 64       events a second without readers
   sluice bench sql                           from sluice.publish to a reader`
 }

@@ -22,6 +22,7 @@ type Fanout struct {
 	Publishers  int           `default:"1" help:"That publish at once."`
 	Batch       int           `default:"1" help:"Events of one request."`
 	Sharing     int           `default:"0" help:"Give every reader a filter of its own, and each message to so many of them. 0: everybody reads everything."`
+	Transport   door          `enum:"sse,ndjson,websocket" default:"sse" help:"Door that they read through: ${enum}."`
 	NoFloor     bool          `name:"no-floor" help:"Measure the server alone."`
 }
 
@@ -32,6 +33,7 @@ func (Fanout) Help() string {
 
 Examples:
   sluice bench fanout                                       1,000 readers, 20 messages/s
+  sluice bench fanout --transport websocket                 the same over WebSockets
   sluice bench fanout --rate 0 --publishers 4 --batch 100   as much as goes
   sluice bench fanout --sharing 10                          1,000 filters, ten readers a message
   sluice bench fanout --sharing 10 --subscribers 10         what those ten cost alone`
@@ -61,7 +63,7 @@ func (f *Fanout) Run(ctx context.Context) error {
 		return err
 	}
 	fmt.Fprintln(os.Stderr, machine(f.Data))
-	l := &load{readers: f.Subscribers, rate: f.Rate, duration: f.Duration, sharing: f.Sharing}
+	l := &load{readers: f.Subscribers, rate: f.Rate, duration: f.Duration, sharing: f.Sharing, door: f.Transport}
 	served, err := f.measureServer(ctx, from, l)
 	if err != nil {
 		return err
@@ -163,7 +165,8 @@ func (f *Fanout) measureFloor(ctx context.Context, l *load) (o outcome, err erro
 		return o, err
 	}
 	child := exec.CommandContext(ctx, self, "bench", "floor", fmt.Sprintf("--subscribers=%d", l.readers),
-		fmt.Sprintf("--rate=%d", l.rate), fmt.Sprintf("--duration=%s", l.duration), fmt.Sprintf("--sharing=%d", l.sharing))
+		fmt.Sprintf("--rate=%d", l.rate), fmt.Sprintf("--duration=%s", l.duration), fmt.Sprintf("--sharing=%d", l.sharing),
+		fmt.Sprintf("--transport=%s", l.door))
 	child.Stderr = os.Stderr
 	in, err := child.StdinPipe()
 	if err != nil {
@@ -192,7 +195,7 @@ func (f *Fanout) measureFloor(ctx context.Context, l *load) (o outcome, err erro
 		return o, err
 	}
 	defer rs.close()
-	if err := rs.open(ctx, floorSource{address}, &load{readers: l.readers, rate: l.rate}); err != nil {
+	if err := rs.open(ctx, floorSource{address}, &load{readers: l.readers, rate: l.rate, door: l.door}); err != nil {
 		return o, err
 	}
 	started := time.Now()

@@ -21,6 +21,7 @@ type Floor struct {
 	Rate        int           `default:"20"`
 	Duration    time.Duration `default:"10s"`
 	Sharing     int
+	Transport   door `enum:"sse,ndjson,websocket" default:"sse"`
 }
 
 // floorResult is what the floor says of itself at its end.
@@ -64,7 +65,7 @@ func (f *Floor) Run() error {
 			return err
 		}
 		conns = append(conns, conn)
-		fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: ack\nid: floor-0\ndata: {}\n\n")
+		fmt.Fprint(conn, f.Transport.greeting())
 	}
 	result.IdleKiB = resident()
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
@@ -95,14 +96,8 @@ func (f *Floor) deliver(sockets []int) (deliveries int64) {
 		if f.Rate > 0 {
 			time.Sleep(time.Until(started.Add(time.Duration(n) * time.Second / time.Duration(f.Rate))))
 		}
-		var message strings.Builder
-		for range events {
-			seq++
-			// As long as an event of the server's: the kernel copies the same bytes.
-			fmt.Fprintf(&message, "event: finance\nid: floor00000-%d\ndata: {\"id\":\"01a20d86-7184-75d6-84c5-b24c0f91521c\",\"cursor\":\"floor00000-%d\",\"orgId\":\"1\",\"service\":\"finance\",\"type\":\"expense_added\",\"propertyId\":\"7\",\"time\":\"2026-01-01T00:00:00.000Z\",\"data\":{\"t\":%d}}\n\n",
-				seq, seq, time.Now().UnixNano())
-		}
-		bytes := []byte(message.String())
+		bytes := f.Transport.write(seq, events)
+		seq += int64(events)
 		to := sockets
 		if f.Sharing > 0 {
 			first := n * f.Sharing % len(sockets)

@@ -11,6 +11,7 @@ type Idle struct {
 	target
 	Subscribers int           `default:"10000" help:"Connections that stay silent."`
 	Settle      time.Duration `default:"10s" help:"Wait before memory is read."`
+	Transport   door          `enum:"sse,ndjson,websocket" default:"sse" help:"Door of the connections: ${enum}."`
 }
 
 // Help shows an example.
@@ -35,7 +36,7 @@ func (c *Idle) Run(ctx context.Context) error {
 			return 0, 0, err
 		}
 		defer rs.close()
-		if err := rs.open(ctx, from, &load{readers: readers, rate: 1}); err != nil {
+		if err := rs.open(ctx, from, &load{readers: readers, rate: 1, door: c.Transport}); err != nil {
 			return 0, 0, err
 		}
 		time.Sleep(c.Settle)
@@ -60,8 +61,12 @@ func (c *Idle) Run(ctx context.Context) error {
 		return err
 	}
 	const mib = 1 << 20
-	fmt.Printf("server  %.1f MiB; with %d idle streams %.1f MiB, %.2f KiB each (bar: 3); after they left %.1f MiB, %.2f of before (bar: 1.2)\n",
-		float64(before)/mib, c.Subscribers, float64(connected)/mib, float64(connected-before)/1024/float64(c.Subscribers),
+	bar := 3
+	if c.Transport == doorWebSocket {
+		bar = 8
+	}
+	fmt.Printf("server  %.1f MiB; with %d idle streams %.1f MiB, %.2f KiB each (bar: %d); after they left %.1f MiB, %.2f of before (bar: 1.2)\n",
+		float64(before)/mib, c.Subscribers, float64(connected)/mib, float64(connected-before)/1024/float64(c.Subscribers), bar,
 		float64(after)/mib, float64(after)/float64(before))
 	return nil
 }

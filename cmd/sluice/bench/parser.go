@@ -45,9 +45,10 @@ const (
 	lineMost = 256 << 10
 )
 
-// response reads one streamed HTTP/1.1 response piece by piece: the head, the chunks, the lines of Server-Sent Events.
-// What a piece cuts in two is kept; everything else is looked at where it lies.
+// response reads one streamed HTTP/1.1 response piece by piece: the head, the chunks, and the lines of Server-Sent Events or
+// NDJSON, or the frames of a WebSocket. What a piece cuts in two is kept; everything else is looked at where it lies.
 type response struct {
+	door    door
 	phase   phase
 	chunked bool
 	comment bool // within a chunk extension
@@ -78,7 +79,11 @@ func (r *response) feed(piece []byte, visit func(*frame)) error {
 			piece = rest
 		case phaseBody:
 			n := min(r.left, len(piece))
-			if err := r.lines(piece[:n], visit); err != nil {
+			take := r.lines
+			if r.door == doorWebSocket {
+				take = r.frames
+			}
+			if err := take(piece[:n], visit); err != nil {
 				return err
 			}
 			piece = piece[n:]
@@ -112,6 +117,7 @@ func (e *refused) Error() string { return fmt.Sprintf("%s %s", e.status, e.body)
 var (
 	blankLine    = []byte("\r\n\r\n")
 	statusOK     = []byte("HTTP/1.1 200")
+	statusSocket = []byte("HTTP/1.1 101")
 	chunkedField = []byte("transfer-encoding: chunked")
 )
 
@@ -128,7 +134,11 @@ func (r *response) head(piece []byte) ([]byte, error) {
 	}
 	head := r.kept[:at]
 	rest := piece[at+len(blankLine)-before:]
-	if !bytes.HasPrefix(head, statusOK) {
+	wanted := statusOK
+	if r.door == doorWebSocket {
+		wanted = statusSocket
+	}
+	if !bytes.HasPrefix(head, wanted) {
 		status, _, _ := bytes.Cut(head, []byte("\r\n"))
 		return nil, &refused{status: string(status), body: string(bytes.TrimSpace(rest))}
 	}
@@ -175,7 +185,7 @@ func (r *response) size(piece []byte) ([]byte, error) {
 	return nil, nil
 }
 
-// lines takes bytes of the event stream, chunks taken off.
+// lines takes bytes of the stream, chunks taken off.
 func (r *response) lines(piece []byte, visit func(*frame)) error {
 	for len(piece) > 0 {
 		at := bytes.IndexByte(piece, '\n')
@@ -191,7 +201,11 @@ func (r *response) lines(piece []byte, visit func(*frame)) error {
 			r.kept = append(r.kept, line...)
 			line = r.kept
 		}
-		r.line(line, visit)
+		if r.door == doorNDJSON {
+			r.message(line, visit)
+		} else {
+			r.line(line, visit)
+		}
 		r.kept = r.kept[:0]
 		piece = piece[at+1:]
 	}

@@ -108,6 +108,7 @@ func (rs *readers) open(ctx context.Context, from source, load *load) error {
 			return explainDial(from.name(), err)
 		}
 		r := &reader{index: i, fd: fd, property: load.propertyOf(i)}
+		r.response.door = load.door
 		r.response.stamps = load.rate > 0 || i%everyNth == 0
 		rs.all = append(rs.all, r)
 		if err := rs.loops[i%len(rs.loops)].add(r); err != nil {

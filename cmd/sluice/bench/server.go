@@ -32,6 +32,7 @@ type load struct {
 	rate     int           // messages a second; 0: as fast as they are taken
 	duration time.Duration //
 	sharing  int           // readers of one property; 0: everybody reads everything
+	door     door          // that they read through
 }
 
 // propertyOf is the property of a reader's filter; -1: it has none.
@@ -67,13 +68,16 @@ func (s *server) request(i int, load *load) ([]byte, error) {
 		token, err = s.bearer(handlers.Claims{User: "reader", Role: "ADMIN"})
 		s.all = token
 	}
-	return fmt.Appendf(nil, "GET /v2/realtime/stream?services=finance HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n", s.host, token), err
+	return fmt.Appendf(nil, "GET /v2/realtime/stream?services=finance HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n%s\r\n",
+		s.host, token, load.door.headers()), err
 }
 
 // usage is what the server says of itself on its admin listener.
 type usage struct {
 	cpu      time.Duration
 	resident int64 // bytes
+	routines int   // goroutines
+	polls    int   // that wait
 }
 
 func (s *server) usage() (u usage, err error) {
@@ -91,6 +95,10 @@ func (s *server) usage() (u usage, err error) {
 			u.cpu = time.Duration(number * float64(time.Second))
 		case "process_resident_memory_bytes":
 			u.resident = int64(number)
+		case "go_goroutines":
+			u.routines = int(number)
+		case `sluice_active_streams{transport="poll"}`:
+			u.polls = int(number)
 		}
 	}
 	return u, lines.Err()
