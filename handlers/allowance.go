@@ -11,19 +11,20 @@ import (
 // allowanceMax is how many publishers are remembered. Whoever is forgotten has been quiet for longer than so many others.
 const allowanceMax = 10_000
 
-// allowance bounds how often each token's subject publishes. It is safe for concurrent use.
+// allowance bounds how often each token's subject does something. It is safe for concurrent use.
 type allowance struct {
 	perSecond rate.Limit
+	what      string                               // is done too often
 	of        *lru.Cache[[2]string, *rate.Limiter] // by org and user: a token made anew has no new allowance
 }
 
 // newAllowance allows so many requests a second, and as many at once; 0 is no limit.
-func newAllowance(perSecond int) *allowance {
+func newAllowance(perSecond int, what string) *allowance {
 	of, err := lru.New[[2]string, *rate.Limiter](allowanceMax)
 	if err != nil {
 		panic(err) // the size is not positive
 	}
-	return &allowance{perSecond: rate.Limit(perSecond), of: of}
+	return &allowance{perSecond: rate.Limit(perSecond), what: what, of: of}
 }
 
 // take counts one request of a caller. Where it is one too many, the error is a 429 that says when there is room again.
@@ -43,8 +44,7 @@ func (a *allowance) take(caller *Caller) error {
 	if limiter.AllowN(now, 1) {
 		return nil
 	}
-	p := problem(http.StatusTooManyRequests, "this token publishes more than %d times a second; up to %d events go into one request",
-		int(a.perSecond), batchLimit)
+	p := problem(http.StatusTooManyRequests, "more than %d times a second %s", int(a.perSecond), a.what)
 	p.RetryAfter = time.Duration((1 - limiter.TokensAt(now)) / float64(a.perSecond) * float64(time.Second))
 	return p
 }

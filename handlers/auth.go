@@ -72,8 +72,10 @@ func MintToken(secret []byte, c Claims) (string, error) {
 
 // AuthOptions say which tokens are good.
 type AuthOptions struct {
-	Secret           []byte
+	Secret           []byte                                                        // of HS256; nil with Keys
+	Keys             *KeySet                                                       // of RS256, ES256 and EdDSA; nil with Secret
 	Issuer, Audience string                                                        // checked where not empty
+	QueryToken       bool                                                          // ?access_token= is taken
 	Properties       func(ctx context.Context, org, user string) ([]string, error) // nil: tokens alone tell them
 }
 
@@ -81,6 +83,7 @@ type AuthOptions struct {
 type Authenticator struct {
 	options  AuthOptions
 	parser   *jwt.Parser
+	key      jwt.Keyfunc
 	verified *verifiedTokens
 	flight   singleflight.Group
 
@@ -92,10 +95,14 @@ type knownProperties struct {
 	until time.Time
 }
 
-// NewAuthenticator makes an authenticator. The algorithm follows from the key: a shared secret means HS256.
+// NewAuthenticator makes an authenticator. The algorithms follow from where the key comes from, never from the token.
 func NewAuthenticator(options AuthOptions) *Authenticator {
+	algorithms, key := []string{"HS256"}, func(*jwt.Token) (any, error) { return options.Secret, nil }
+	if options.Keys != nil {
+		algorithms, key = []string{"RS256", "ES256", "EdDSA"}, options.Keys.key
+	}
 	checks := []jwt.ParserOption{
-		jwt.WithValidMethods([]string{"HS256"}), jwt.WithExpirationRequired(), jwt.WithLeeway(tokenLeeway),
+		jwt.WithValidMethods(algorithms), jwt.WithExpirationRequired(), jwt.WithLeeway(tokenLeeway),
 		jwt.WithIssuedAt(), jwt.WithJSONNumber(),
 	}
 	if options.Issuer != "" {
@@ -108,9 +115,13 @@ func NewAuthenticator(options AuthOptions) *Authenticator {
 	if err != nil {
 		panic(err) // the size is not positive
 	}
-	return &Authenticator{
-		options: options, parser: jwt.NewParser(checks...), verified: newVerifiedTokens(jwt.NewValidator(checks...)), known: known,
+	a := &Authenticator{
+		options: options, parser: jwt.NewParser(checks...), key: key, verified: newVerifiedTokens(jwt.NewValidator(checks...)), known: known,
 	}
+	if options.Keys != nil {
+		options.Keys.forget = a.verified.known.Purge
+	}
+	return a
 }
 
 // Mint makes a token that this authenticator accepts.
@@ -150,8 +161,8 @@ func (id *wireID) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// Caller reads the request's token: from the Authorization header, else from the cookie. Whatever is wrong with it is
-// a 401.
+// Caller reads the request's token: from the Authorization header, else from ?access_token= where that is taken, else from
+// the cookie. Whatever is wrong with it is a 401.
 func (a *Authenticator) Caller(r *http.Request) (*Caller, error) {
 	text, byCookie := "", false
 	if header := r.Header.Get("Authorization"); header != "" {
@@ -160,8 +171,13 @@ func (a *Authenticator) Caller(r *http.Request) (*Caller, error) {
 			return nil, problem(http.StatusUnauthorized, "the Authorization header is not a Bearer token")
 		}
 		text = strings.TrimSpace(rest)
+	} else if given := r.URL.Query().Get("access_token"); given != "" && a.options.QueryToken {
+		text = given
 	} else if cookie, err := r.Cookie(tokenCookie); err == nil {
 		text, byCookie = cookie.Value, true
+	}
+	if text == "" && r.URL.Query().Has("access_token") {
+		return nil, problem(http.StatusUnauthorized, "a token in the URL is not taken here, for URLs are logged: POST /v2/tickets gives a ticket")
 	}
 	if text == "" {
 		return nil, problem(http.StatusUnauthorized, "a token is needed: Authorization: Bearer, or the cookie %s", tokenCookie)
@@ -208,7 +224,7 @@ func (a *Authenticator) claims(text string) (*wireClaims, error) {
 		return known, err
 	}
 	claims := new(wireClaims)
-	_, err := a.parser.ParseWithClaims(text, claims, func(*jwt.Token) (any, error) { return a.options.Secret, nil })
+	_, err := a.parser.ParseWithClaims(text, claims, a.key)
 	if err != nil {
 		return nil, err
 	}
@@ -218,6 +234,10 @@ func (a *Authenticator) claims(text string) (*wireClaims, error) {
 
 // refusedToken says what is wrong in words that help the token's maker and tell a forger nothing.
 func refusedToken(err error) error {
+	var known *Problem
+	if errors.As(err, &known) {
+		return known
+	}
 	detail := "the token is not valid"
 	switch {
 	case errors.Is(err, jwt.ErrTokenExpired):

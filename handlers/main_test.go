@@ -91,7 +91,7 @@ func openDoor(t testing.TB, changes ...func(*door)) *door {
 	d.server = &Server{
 		Log: log, Auth: NewAuthenticator(AuthOptions{Secret: []byte(testSecret)}), Catalogue: catalogue,
 		Appender: d.appender, Hub: hub, Registry: registry, Draining: func() bool { return false }, Version: "test",
-		WriteTimeout: 30 * time.Second,
+		WriteTimeout: 30 * time.Second, Tickets: events,
 	}
 	for _, change := range changes {
 		change(d)

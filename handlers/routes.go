@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -32,6 +33,7 @@ type Server struct {
 	Catalogue      *store.Catalogue
 	Appender       Appender
 	Hub            *streams.Hub
+	Tickets        Tickets
 	Registry       *prometheus.Registry
 	Checks         []Check     // of readiness
 	Draining       func() bool // readiness fails first
@@ -42,12 +44,13 @@ type Server struct {
 	WriteTimeout   time.Duration  // of a reader without progress
 	Version        string
 
-	sockets     *sockets
-	returned    *returned
-	allowance   *allowance
-	probes      singleflight.Group // of readiness
-	probed      probed             // the last outcome; owned by whoever probes
-	bodyTimeout time.Duration      // for a whole body; set by Routes
+	sockets         *sockets
+	returned        *returned
+	allowance       *allowance // of publishers
+	ticketAllowance *allowance
+	probes          singleflight.Group // of readiness
+	probed          probed             // the last outcome; owned by whoever probes
+	bodyTimeout     time.Duration      // for a whole body; set by Routes
 }
 
 // Routes is the public listener. Close ends what it has started.
@@ -56,7 +59,8 @@ func (s *Server) Routes() (http.Handler, error) {
 	if s.sockets, err = newSockets(); err != nil {
 		return nil, err
 	}
-	s.allowance = newAllowance(s.PublishRate)
+	s.allowance = newAllowance(s.PublishRate, fmt.Sprintf("this user publishes; up to %d events go into one request", batchLimit))
+	s.ticketAllowance = newAllowance(ticketRate, "this user asks for tickets; a ticket opens an EventSource again and again")
 	s.bodyTimeout, s.returned = bodyTimeout, newReturned()
 	router := chi.NewRouter()
 	router.Use(s.identify, s.recoverPanics)
@@ -76,6 +80,7 @@ func (s *Server) Routes() (http.Handler, error) {
 	router.MethodNotAllowed(s.serve(s.notAllowed(router)))
 
 	router.Post("/v2/events", s.serve(s.publish))
+	router.Post("/v2/tickets", s.serve(s.ticket))
 	router.Get("/v2/realtime/stream", s.serve(s.stream))
 	router.Get("/v2/realtime/poll", s.serve(s.poll))
 	router.Get("/v2/realtime/metrics", s.serve(s.metrics))

@@ -19,12 +19,12 @@ const (
 // stream is GET /v2/realtime/stream (docs/protocol.md, "Streams"): one delivery in the encoding that is asked for. What it
 // keeps of the request is copied: the stream outlives it.
 func (s *Server) stream(w http.ResponseWriter, r *http.Request) error {
-	caller, err := s.Auth.Caller(r)
-	if err != nil {
-		return err
-	}
 	if upgrades(r.Header) {
-		return s.webSocket(w, r, caller)
+		return s.webSocket(w, r)
+	}
+	caller, ticket, err := s.reader(r)
+	if err != nil {
+		return s.refuse(w, r, err)
 	}
 	kind := negotiated(r.Header)
 	if kind == "" {
@@ -34,6 +34,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return s.refuse(w, r, err)
 	}
+	sub.Ticket = ticket
 	header := w.Header()
 	header.Set("Content-Type", kind)
 	header.Set("X-Accel-Buffering", "no")

@@ -35,7 +35,11 @@ func hasToken(header http.Header, name, token string) bool {
 const oldProtocol = "encore-ws"
 
 // webSocket answers a stream request that asks for a WebSocket. What can be refused is refused in HTTP, before.
-func (s *Server) webSocket(w http.ResponseWriter, r *http.Request, caller *Caller) error {
+func (s *Server) webSocket(w http.ResponseWriter, r *http.Request) error {
+	caller, _, err := s.reader(r)
+	if err != nil {
+		return err
+	}
 	if err := s.checkSocketOrigin(r, caller); err != nil {
 		return err
 	}

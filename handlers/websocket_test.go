@@ -35,7 +35,10 @@ func (d *door) dialSocket(token, query string, headers ...string) *socketClient 
 }
 
 func (d *door) tryDialSocket(token, query string, headers ...string) (*socketClient, error) {
-	header := http.Header{"Authorization": {"Bearer " + token}}
+	header := http.Header{}
+	if token != "" {
+		header.Set("Authorization", "Bearer "+token)
+	}
 	for i := 0; i < len(headers); i += 2 {
 		header.Set(headers[i], headers[i+1])
 	}

@@ -86,9 +86,21 @@ create unlogged table sluice.relay (
     constraint relay_singleton_check CHECK (singleton)
 );
 
+create table sluice.tickets (
+    digest bytea not null,
+    caller json not null,
+    until timestamp with time zone not null,
+    ends timestamp with time zone not null,
+    uses bigint default 0 not null,
+    spent boolean default false not null,
+    constraint tickets_pkey PRIMARY KEY (digest)
+);
+
 CREATE INDEX events_org_id ON sluice.events USING btree (org, id);
 
 CREATE INDEX outbox_xid ON sluice.outbox USING btree (xid, id);
+
+CREATE INDEX tickets_until ON sluice.tickets USING btree (until);
 
 CREATE OR REPLACE FUNCTION sluice.publish(org text, service text, type text, data jsonb DEFAULT '{}'::jsonb, property_id text DEFAULT NULL::text, entity_type text DEFAULT NULL::text, entity_id text DEFAULT NULL::text, user_id text DEFAULT NULL::text, id text DEFAULT NULL::text)
  RETURNS text

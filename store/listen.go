@@ -23,10 +23,14 @@ const (
 	probeMark = "?"
 )
 
-// Notified is what notifications are told to; neither function may block.
+// Payloads that tell all instances something which is in no log begin with a word of their own: no org does, escaped.
+const signalTicket = "!ticket "
+
+// Notified is what notifications are told to; no function may block.
 type Notified struct {
 	Grown   func(org string, seq int64) // a hint: org's log may have reached seq
 	WakeAll func()                      // anything may have been missed
+	Used    func(use TicketUse)         // a ticket was used anew
 }
 
 // listenSilence is how long a LISTEN connection may be silent, pings and their answers included, before it is given up. No
@@ -95,6 +99,13 @@ func (l *Listener) Tell(notification *pq.Notification) {
 		to.WakeAll()
 	case strings.HasPrefix(notification.Extra, probeMark):
 		l.store.probes.answer(notification.Extra)
+	case strings.HasPrefix(notification.Extra, signalTicket):
+		use, err := readTicketUse(strings.TrimPrefix(notification.Extra, signalTicket))
+		if err != nil {
+			to.WakeAll()
+			return
+		}
+		to.Used(use)
 	default:
 		for pair := range strings.SplitSeq(notification.Extra, " ") {
 			escaped, digits, _ := strings.Cut(pair, ":")

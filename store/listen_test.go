@@ -24,6 +24,7 @@ type ear struct {
 	mu    sync.Mutex
 	grown map[string]int64 // guarded by mu
 	wakes int              // guarded by mu
+	used  []TicketUse      // guarded by mu
 }
 
 // hear runs a listener as its contract asks, until the test ends, and returns once it hears.
@@ -79,6 +80,11 @@ func (e *ear) notified() Notified {
 			e.mu.Lock()
 			defer e.mu.Unlock()
 			e.wakes++
+		},
+		Used: func(use TicketUse) {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.used = append(e.used, use)
 		},
 	}
 }

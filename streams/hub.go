@@ -61,6 +61,8 @@ type Hub struct {
 	closed bool                       // guarded by mu: nothing is started any more
 	tails  map[string]*tail           // guarded by mu
 	users  map[[2]string]*userStreams // guarded by mu; by org and user
+
+	tickets tickets // guarded by mu
 }
 
 // userStreams are the open streams of one user, oldest first.
@@ -75,6 +77,7 @@ func NewHub(log Log, catalogue *store.Catalogue, options Options, metrics *Metri
 	h := &Hub{
 		log: log, catalogue: catalogue, options: options, metrics: metrics, ctx: ctx, cancel: cancel,
 		reads: make(chan struct{}, readsAtOnce), tails: map[string]*tail{}, users: map[[2]string]*userStreams{},
+		tickets: newTickets(),
 	}
 	h.group.Go(h.tick)
 	return h
@@ -127,6 +130,7 @@ func (h *Hub) Subscribe(sub *Subscription) *Subscriber {
 	s := &Subscriber{sink: sub.Sink, start: sub, expiry: sub.Expires.Unix(), spread: h.newSpread()}
 	t := h.join(s, sub)
 	oldest := h.enlist(s, sub)
+	replaced := h.present(s, sub.Ticket)
 	t.mu.Lock()
 	switch {
 	case s.state == ended:
@@ -141,13 +145,12 @@ func (h *Hub) Subscribe(sub *Subscription) *Subscriber {
 		t.work()
 	}
 	t.mu.Unlock()
+	replaced.yield(usedAnew)
 	if oldest != nil {
 		h.metrics.Errors.WithLabelValues(errorLimit).Inc()
-		oldest.tail.mu.Lock()
-		oldest.refuse(StreamProblem{
+		oldest.yield(StreamProblem{
 			Status: 429, Title: "Too many streams", Detail: "a newer stream of this user took its place", Retry: time.Minute,
-		}, EndLater)
-		oldest.tail.mu.Unlock()
+		})
 	}
 	return s
 }
@@ -215,6 +218,7 @@ func (h *Hub) left(s *Subscriber) {
 	defer h.mu.Unlock()
 	user := s.user
 	s.user, s.left = nil, true
+	h.tickets.close(s)
 	if user == nil {
 		return
 	}

@@ -12,6 +12,7 @@ import (
 // Poller is the part of the store that heals what notifications lose; its contract is that of store.Store.
 type Poller interface {
 	NewListener(to store.Notified) *store.Listener
+	TicketUses(ctx context.Context, tickets []string) ([]store.TicketUse, error)
 	Heads(ctx context.Context, orgs []string) (store.Heads, error)
 }
 
@@ -46,7 +47,8 @@ func (n *Notifier) Run(ctx context.Context) {
 func (n *Notifier) listen(ctx context.Context) {
 	listener := n.log.NewListener(store.Notified{
 		Grown:   func(org string, seq int64) { n.hub.wakeBy(wokenByNotify, org, seq) },
-		WakeAll: n.hub.WakeAll,
+		WakeAll: n.wakeAll,
+		Used:    n.hub.TicketUsed,
 	})
 	var beside sync.WaitGroup
 	defer beside.Wait()
@@ -90,6 +92,26 @@ func (n *Notifier) listen(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// wakeAll makes good for whatever was not heard.
+func (n *Notifier) wakeAll() {
+	n.hub.WakeAll()
+	n.hub.start(func() {
+		tickets := n.hub.ticketsOpen()
+		if len(tickets) == 0 {
+			return
+		}
+		ctx, cancel := context.WithTimeout(n.hub.ctx, appendAttempt)
+		defer cancel()
+		uses, err := n.log.TicketUses(ctx, tickets)
+		if err != nil {
+			n.logger.Warn("whether tickets were used anew cannot be found out", "err", err)
+		}
+		for _, use := range uses {
+			n.hub.TicketUsed(use)
+		}
+	})
 }
 
 // poll compares the logs in use with what their tails have read.

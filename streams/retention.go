@@ -10,9 +10,10 @@ import (
 type Trimmer interface {
 	MakePartitions(ctx context.Context) error
 	Trim(ctx context.Context, retention time.Duration) (dropped int, err error)
+	ForgetTickets(ctx context.Context) error
 }
 
-// Retain keeps the partitions of the coming days made and drops those past retention, once a minute until ctx ends.
+// Retain keeps the partitions of the coming days made and drops those past retention, and tickets, once a minute until ctx ends.
 // Every instance runs it; whoever finds another one at it does nothing.
 func Retain(ctx context.Context, log Trimmer, retention time.Duration, logger *slog.Logger) {
 	ticker := time.NewTicker(time.Minute)
@@ -27,6 +28,9 @@ func Retain(ctx context.Context, log Trimmer, retention time.Duration, logger *s
 			logger.Error("cannot drop what is past retention", "err", err)
 		case dropped > 0:
 			logger.Info("dropped days past retention", "days", dropped, "retention", retention)
+		}
+		if err := log.ForgetTickets(ctx); err != nil && ctx.Err() == nil {
+			logger.Error("cannot delete the tickets that are over", "err", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -35,7 +35,8 @@ type Subscription struct {
 	Encoder      Encoder // of a stream
 	Poll         *Poll   // nil: a stream
 	Sink         Sink
-	Expires      time.Time // of the token
+	Expires      time.Time       // of the token
+	Ticket       store.TicketUse // that opens it
 }
 
 // state is where a subscriber stands. Only a live one is offered what the tail has just read.
@@ -74,6 +75,8 @@ type Subscriber struct {
 
 	user *userStreams // guarded by Hub.mu; nil without a limit, and once it has left
 	left bool         // guarded by Hub.mu
+
+	ticket string // guarded by Hub.mu; "": none
 }
 
 // Ready implements Owner: the sink has written everything it was offered.
@@ -167,6 +170,16 @@ func (s *Subscriber) refuse(problem StreamProblem, why Ending) {
 		}
 		return s.group.encoder.Problem(dst, problem)
 	}), why)
+}
+
+// yield ends the stream, if there is one, for another's sake.
+func (s *Subscriber) yield(problem StreamProblem) {
+	if s == nil {
+		return
+	}
+	s.tail.mu.Lock()
+	defer s.tail.mu.Unlock()
+	s.refuse(problem, EndLater)
 }
 
 // encode frames something that only this subscriber is sent.

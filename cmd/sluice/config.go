@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"regexp"
 	"strconv"
@@ -29,8 +30,11 @@ type serveFlags struct {
 	Migrate           bool   `env:"SLUICE_MIGRATE" default:"true" negatable:"" help:"Bring the schema up to date at the start; --migrate=false only checks."`
 
 	JWTSecret   string `name:"jwt-secret" env:"SLUICE_JWT_SECRET" placeholder:"SECRET" help:"Shared secret of HS256 tokens; none: generated once, kept at <data>/jwt.secret."`
+	JWKSURL     string `name:"jwks-url" env:"SLUICE_JWKS_URL" placeholder:"URL" help:"Public keys of RS256, ES256 and EdDSA tokens, instead of a secret."`
 	JWTIssuer   string `name:"jwt-issuer" env:"SLUICE_JWT_ISSUER" help:"Required iss of tokens."`
 	JWTAudience string `name:"jwt-audience" env:"SLUICE_JWT_AUDIENCE" help:"Required aud of tokens."`
+
+	AllowQueryToken bool `name:"allow-query-token" env:"SLUICE_ALLOW_QUERY_TOKEN" help:"Take tokens from ?access_token=, too, where old clients send them; proxies log URLs."`
 
 	PropertiesSQL  string   `name:"properties-sql" env:"SLUICE_PROPERTIES_SQL" placeholder:"SQL" help:"Query for the property ids of a user whose token names none; $1 is the org, $2 the user."`
 	Catalogue      string   `env:"SLUICE_CATALOGUE" type:"existingfile" placeholder:"FILE" help:"Catalogue of services instead of the embedded one."`
@@ -74,8 +78,8 @@ func (f *serveFlags) check() error {
 		if err := checkDatabase("database-url", f.DatabaseURL); err != nil {
 			return err
 		}
-		if f.JWTSecret == "" {
-			return errors.New("--jwt-secret is needed with a database URL: instances that share a database must share the secret")
+		if f.JWTSecret == "" && f.JWKSURL == "" {
+			return errors.New("--jwt-secret or --jwks-url is needed with a database URL: instances that share a database must share the key")
 		}
 	}
 	if f.ListenDatabaseURL != "" {
@@ -84,6 +88,17 @@ func (f *serveFlags) check() error {
 		}
 		if err := checkDatabase("listen-database-url", f.ListenDatabaseURL); err != nil {
 			return err
+		}
+	}
+	if f.JWKSURL != "" {
+		if f.JWTSecret != "" {
+			return errors.New("--jwks-url and --jwt-secret exclude each other: the algorithms of tokens follow from where the key comes from")
+		}
+		if f.Dev {
+			return errors.New("--dev makes tokens with a secret, so it does not go with --jwks-url")
+		}
+		if at, err := url.Parse(f.JWKSURL); err != nil || at.Scheme != "https" && at.Scheme != "http" || at.Host == "" {
+			return fmt.Errorf("--jwks-url is %q; it must be a URL such as https://login.example/.well-known/jwks.json", f.JWKSURL)
 		}
 	}
 	if f.JWTSecret != "" && len(f.JWTSecret) < 16 {

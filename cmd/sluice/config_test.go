@@ -39,7 +39,7 @@ func TestDefaults(t *testing.T) {
 	settings, _ := printed(t, nil)
 	for name, value := range map[string]string{
 		"listen": "127.0.0.1:8080", "admin-listen": "127.0.0.1:9180", "data": "./data", "database-url": "",
-		"listen-database-url": "", "migrate": "true", "jwt-secret": "", "jwt-issuer": "", "jwt-audience": "",
+		"listen-database-url": "", "migrate": "true", "jwt-secret": "", "jwks-url": "", "allow-query-token": "false", "jwt-issuer": "", "jwt-audience": "",
 		"properties-sql": "", "catalogue": "", "allowed-origins": "", "trusted-proxies": "", "dev": "false", "tls-cert": "", "tls-key": "",
 		"max-streams-per-user": "10", "max-streams-per-org": "1000", "publish-rate": "0", "batch-window": "0s", "batch-max": "100",
 		"heartbeat": "30s", "write-timeout": "30s", "drain": "10s", "retention": "72h0m0s", "ring-memory": "256MiB",
@@ -72,7 +72,7 @@ func TestPrecedence(t *testing.T) {
 	}
 	given := map[string]string{
 		"listen": "127.0.0.1:1", "admin-listen": "127.0.0.1:2", "data": dir, "listen-database-url": "postgres://direct/app",
-		"migrate": "false", "jwt-issuer": "us", "jwt-audience": "you", "properties-sql": "select $1 || $2", "catalogue": file,
+		"migrate": "false", "jwks-url": "https://login.example/keys", "allow-query-token": "true", "jwt-issuer": "us", "jwt-audience": "you", "properties-sql": "select $1 || $2", "catalogue": file,
 		"allowed-origins": "https://a.example,https://b.example", "trusted-proxies": "10.0.0.0/8,::1", "dev": "true", "tls-cert": file, "tls-key": file,
 		"max-streams-per-user": "3", "max-streams-per-org": "4", "publish-rate": "5", "batch-window": "5ms", "batch-max": "6", "heartbeat": "7s",
 		"write-timeout": "8s", "drain": "9s", "retention": "24h0m0s", "ring-memory": "10MiB", "epoch-on-failover": "keep",
@@ -178,6 +178,10 @@ func TestCheckNamesTheFlag(t *testing.T) {
 		{"--database-url", func(f *serveFlags) { f.DatabaseURL, f.JWTSecret = "nonsense", testSecret }},
 		{"--jwt-secret", func(f *serveFlags) { f.DatabaseURL = "postgres://db/app" }},
 		{"--jwt-secret", func(f *serveFlags) { f.JWTSecret = "fifteen bytes.." }},
+		{"--jwks-url", func(f *serveFlags) { f.JWTSecret, f.JWKSURL = testSecret, "https://login.example/keys" }},
+		{"--jwks-url", func(f *serveFlags) { f.JWKSURL = "login.example/keys" }},
+		{"--dev", func(f *serveFlags) { f.Dev, f.JWKSURL = true, "https://login.example/keys" }},
+		{"", func(f *serveFlags) { f.DatabaseURL, f.JWKSURL = "postgres://db/app", "https://login.example/keys" }},
 		{"--listen-database-url", func(f *serveFlags) { f.ListenDatabaseURL = "postgres://db/app" }},
 		{"--listen-database-url", func(f *serveFlags) {
 			f.DatabaseURL, f.ListenDatabaseURL, f.JWTSecret = "postgres://db/app", "nonsense", testSecret

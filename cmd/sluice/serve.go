@@ -252,11 +252,16 @@ func (i *instance) regressed(org, was string) {
 
 // door builds the HTTP servers.
 func (i *instance) door(catalogue *store.Catalogue, registry *prometheus.Registry) error {
-	secret, err := i.flags.secret()
-	if err != nil {
-		return err
+	auth := handlers.AuthOptions{Issuer: i.flags.JWTIssuer, Audience: i.flags.JWTAudience, QueryToken: i.flags.AllowQueryToken}
+	if i.flags.JWKSURL != "" {
+		auth.Keys = handlers.NewKeySet(i.flags.JWKSURL, i.log)
+	} else {
+		secret, err := i.flags.secret()
+		if err != nil {
+			return err
+		}
+		auth.Secret = secret
 	}
-	auth := handlers.AuthOptions{Secret: secret, Issuer: i.flags.JWTIssuer, Audience: i.flags.JWTAudience}
 	if i.flags.PropertiesSQL != "" {
 		auth.Properties = i.events.PropertiesOf(i.flags.PropertiesSQL)
 	}
@@ -264,8 +269,12 @@ func (i *instance) door(catalogue *store.Catalogue, registry *prometheus.Registr
 	if err != nil {
 		return err
 	}
+	authenticator := handlers.NewAuthenticator(auth)
+	if auth.Keys != nil {
+		i.background(auth.Keys.Run)
+	}
 	server := &handlers.Server{
-		Log: i.log, Auth: handlers.NewAuthenticator(auth), Catalogue: catalogue, Appender: i.appender, Hub: i.hub,
+		Log: i.log, Auth: authenticator, Tickets: i.events, Catalogue: catalogue, Appender: i.appender, Hub: i.hub,
 		Dev: i.flags.Dev, AllowedOrigins: i.flags.AllowedOrigins, TrustedProxies: proxies,
 		PublishRate: i.flags.PublishRate, Draining: i.draining.Load, Version: version(),
 		WriteTimeout: i.flags.WriteTimeout, Registry: registry,
