@@ -91,7 +91,7 @@ func openDoor(t testing.TB, changes ...func(*door)) *door {
 	d.server = &Server{
 		Log: log, Auth: NewAuthenticator(AuthOptions{Secret: []byte(testSecret)}), Catalogue: catalogue,
 		Appender: d.appender, Hub: hub, Registry: registry, Draining: func() bool { return false }, Version: "test",
-		WriteTimeout: 30 * time.Second, Tickets: events,
+		WriteTimeout: 30 * time.Second, Tickets: events, Positions: streams.NewPositions(events),
 	}
 	for _, change := range changes {
 		change(d)
@@ -106,6 +106,7 @@ func openDoor(t testing.TB, changes ...func(*door)) *door {
 	go func() { back <- listening.Config.Serve(returned) }()
 	t.Cleanup(func() {
 		listening.Close()
+		d.server.Positions.Close()
 		d.server.Close()
 		<-back
 	})

@@ -74,6 +74,16 @@ func TestPoll(t *testing.T) {
 	}
 }
 
+// TestPollAtOnce has a poll that does not wait look at what no process has in memory.
+func TestPollAtOnce(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	want := d.append("1", 3, 10)
+	if a := d.poll(admin(t, "7"), "wait=0&cursor=earliest"); !slices.Equal(a.ids(), want) {
+		t.Fatalf("%+v, not %q", a, want)
+	}
+}
+
 // TestPollFilters has a poll woken only by what its filter admits, and its cursor pass what it does not.
 func TestPollFilters(t *testing.T) {
 	t.Parallel()

@@ -301,7 +301,7 @@ func optional(value json.RawMessage) (string, error) {
 }
 
 func label(text string) bool {
-	if len(text) > labelLimit {
+	if len(text) > labelLimit || !utf8.ValidString(text) { // a query may have what JSON cannot
 		return false
 	}
 	for _, c := range text {

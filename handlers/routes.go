@@ -34,6 +34,8 @@ type Server struct {
 	Appender       Appender
 	Hub            *streams.Hub
 	Tickets        Tickets
+	Positions      *streams.Positions // of the old API
+	Legacy         Legacy
 	Registry       *prometheus.Registry
 	Checks         []Check     // of readiness
 	Draining       func() bool // readiness fails first
@@ -83,7 +85,11 @@ func (s *Server) Routes() (http.Handler, error) {
 	router.Post("/v2/tickets", s.serve(s.ticket))
 	router.Get("/v2/realtime/stream", s.serve(s.stream))
 	router.Get("/v2/realtime/poll", s.serve(s.poll))
+	router.Get("/v2/realtime/transport", s.serve(s.transport))
 	router.Get("/v2/realtime/metrics", s.serve(s.metrics))
+	router.Get(migrationGuide, s.serve(func(w http.ResponseWriter, r *http.Request) error { return s.file(w, r, "migration.html") }))
+	s.legacy(router)
+	router.Route("/v1", s.legacy)
 	router.Get("/healthz/live", s.serve(s.live))
 	router.Get("/healthz/ready", s.serve(s.ready))
 	if s.Dev {

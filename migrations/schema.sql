@@ -79,6 +79,16 @@ create table sluice.parked (
     constraint parked_pkey PRIMARY KEY (id)
 );
 
+create table sluice.positions (
+    org text not null,
+    user_id text not null,
+    property_id text default ''::text not null,
+    epoch text not null,
+    seq bigint not null,
+    updated timestamp with time zone default now() not null,
+    constraint positions_pkey PRIMARY KEY (org, user_id, property_id)
+);
+
 create unlogged table sluice.relay (
     singleton boolean default true not null,
     run uuid default gen_random_uuid() not null,

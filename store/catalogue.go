@@ -131,6 +131,11 @@ func (c *Catalogue) names(wanted func(Service) bool) (names []string) {
 	return names
 }
 
+// Own says whether a service is the server's own.
+func (c *Catalogue) Own(service string) bool {
+	return slices.ContainsFunc(c.services, func(one Service) bool { return one.Name == service && one.Own })
+}
+
 // Publishable says with nil that applications may publish to a service, and else why not.
 func (c *Catalogue) Publishable(service string) error {
 	at := slices.IndexFunc(c.services, func(one Service) bool { return one.Name == service })

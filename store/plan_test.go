@@ -37,6 +37,9 @@ func TestPlans(t *testing.T) {
 				if _, err := s.Heads(t.Context(), []string{"org", "other"}); err != nil {
 					t.Fatal(err)
 				}
+				if _, err := s.PositionAgo(t.Context(), "org", time.Second); err != nil {
+					t.Fatal(err)
+				}
 			}
 			execute(t, db, `insert into sluice.events (org, seq, time, id, service, type, data)
 				select 'org', 8 + n, (select max(time) from sluice.events) + n * interval '1 microsecond', 'late' || n,
@@ -58,6 +61,11 @@ func TestPlans(t *testing.T) {
 			if err != nil || heads.Of["org"] != 9+rows {
 				t.Errorf("the heads are %v (%v)", heads, err)
 			}
+			// In the middle, where a walk from either end would be longest.
+			at, err := s.PositionAt(t.Context(), "org", got.Events[0].Time.Add(-rows/2*time.Microsecond))
+			if err != nil || at.Seq != rows-9-rows/2 {
+				t.Errorf("a time in the middle means %v (%v)", at, err)
+			}
 			// A backend tells what it counted before it is gone. What was read before the partition was full is in it too.
 			s.Close()
 			db.SetMaxOpenConns(1)
@@ -67,7 +75,7 @@ func TestPlans(t *testing.T) {
 			})
 			wait(t, "the statistics arrive", func() bool { return ask[int64](t, db, rowsReadSQL) > 20 })
 			if read := ask[int64](t, db, rowsReadSQL); read > rows/10 {
-				t.Errorf("an append, two pages of ten and one poll read %d rows", read)
+				t.Errorf("an append, two pages of ten, one poll and one position read %d rows", read)
 			}
 		})
 	}

@@ -48,6 +48,7 @@ type Store struct {
 
 	lock, headsOf, idsOf, insert, page, polled *statement
 	hold, found, foundAll, move                *statement // of the outbox
+	position, remembered                       *statement
 }
 
 // Open connects, brings the schema up to date or checks it, verifies the incarnation and makes the partitions of
@@ -113,9 +114,11 @@ func (s *Store) start(ctx context.Context) error {
 		{&s.found, foundSQL},
 		{&s.foundAll, foundAllSQL},
 		{&s.move, moveSQL},
+		{&s.position, positionSQL},
+		{&s.remembered, rememberedSQL},
 	} {
 		text := one.text
-		if s.pooled && (one.to == &s.headsOf || one.to == &s.page || one.to == &s.hold) {
+		if s.pooled && (one.to == &s.headsOf || one.to == &s.page || one.to == &s.hold || one.to == &s.position) {
 			text = checked(text)
 		}
 		prepared, err := s.statement(ctx, text)

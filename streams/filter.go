@@ -14,11 +14,13 @@ type Filter struct {
 	Services      uint64   // bits of store.Catalogue
 	AllProperties bool     // else Properties alone
 	Properties    []string // sorted, each once
+	Prefix        string   // of the types that are let through
+	Without       string   // "": nothing; the prefix of types that are not
 }
 
 // Admits says whether the filter lets an event through; service is the bit of the event's service.
 func (f *Filter) Admits(service uint64, event *store.Event) bool {
-	if f.Services&service == 0 {
+	if !f.carries(service, event) {
 		return false
 	}
 	if f.AllProperties || event.PropertyID == "" {
@@ -28,10 +30,19 @@ func (f *Filter) Admits(service uint64, event *store.Event) bool {
 	return found
 }
 
+// carries says whether the filter lets an event through as far as its service and type go.
+func (f *Filter) carries(service uint64, event *store.Event) bool {
+	return f.Services&service != 0 && strings.HasPrefix(event.Type, f.Prefix) &&
+		(f.Without == "" || !strings.HasPrefix(event.Type, f.Without))
+}
+
 // key is equal for filters that admit the same events.
 func (f *Filter) key() string {
 	var key strings.Builder
 	key.WriteString(strconv.FormatUint(f.Services, 36))
+	if f.Prefix != "" || f.Without != "" {
+		key.WriteString("+" + f.Prefix + "-" + f.Without)
+	}
 	if f.AllProperties {
 		return key.String()
 	}

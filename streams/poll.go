@@ -12,6 +12,10 @@ type Poll struct {
 	Wait    time.Duration
 	Echo    string // given back where there are no events
 	Encoder PollEncoder
+
+	// Before, where it is not nil, is told of the answer, which it must not keep, and of what sends it, which it has called
+	// once, by anybody and at any time: with an error the poll is told to come back instead. It must not block.
+	Before func(answer *Answer, send func(error))
 }
 
 // PollEncoder writes the answers of polls in one dialect. It holds no state of a poll: equal polls share an answer.
@@ -28,7 +32,8 @@ type Answer struct {
 	Epoch  string         // of the events
 	Cursor store.Cursor   // up to where the poll was served
 	Reset  *Reset
-	Echo   string // Poll.Echo, where there are no events
+	Passed time.Time // of the event at Cursor, where the scan went far enough and found nothing; else zero
+	Echo   string    // Poll.Echo, where there are no events
 }
 
 const (
@@ -39,25 +44,31 @@ const (
 // pollState is what a poll has beside a stream's. The tail's lock guards it.
 type pollState struct {
 	echo    string
+	before  func(*Answer, func(error))
 	timer   *time.Timer
-	due     bool // its time is over: it is answered as soon as its position is known
+	due     bool // its time is over: it is answered as soon as it has looked at what there is
 	scanned int
 }
 
 // wait makes the subscriber a poll. The caller holds the tail's lock.
 func (s *Subscriber) wait(poll *Poll) {
-	state := &pollState{echo: poll.Echo, due: poll.Wait <= 0}
+	state := &pollState{echo: poll.Echo, before: poll.Before, due: poll.Wait <= 0}
 	s.poll = state
 	s.tail.polls++
+	wait := poll.Wait
 	if state.due {
-		return
+		wait = arrivalMost
 	}
-	state.timer = time.AfterFunc(poll.Wait, func() {
+	state.timer = time.AfterFunc(wait, func() {
 		t := s.tail
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		state.due = true
-		if s.state != ended && s.state != arriving {
+		switch late := state.due; {
+		case s.state == ended:
+		case s.state == arriving, s.state == replaying && !late:
+			state.due = true
+			state.timer.Reset(arrivalMost) // for the database
+		default:
 			s.answer(Answer{Cursor: store.Cursor{Epoch: t.epoch, Seq: s.position()}})
 		}
 	})
@@ -66,21 +77,33 @@ func (s *Subscriber) wait(poll *Poll) {
 // unwait is what the end of a poll takes back.
 func (s *Subscriber) unwait() {
 	s.tail.polls--
-	if s.poll.timer != nil {
-		s.poll.timer.Stop()
-	}
+	s.poll.timer.Stop()
 }
 
 // answer ends a poll.
 func (s *Subscriber) answer(a Answer) {
 	a.Echo = s.poll.echo
-	s.finish(NewPayload(256, func(dst []byte) []byte { return s.group.answers.Answer(dst, &a) }))
+	s.finish(NewPayload(256, func(dst []byte) []byte { return s.group.answers.Answer(dst, &a) }), &a)
 }
 
-// finish ends a poll with an answer that may be shared.
-func (s *Subscriber) finish(p Payload) {
+// finish ends a poll with an answer whose bytes may be shared.
+func (s *Subscriber) finish(p Payload, a *Answer) {
 	s.tail.hub.metrics.bytes(s.sink.Transport()).Add(float64(len(p.Raw())))
-	s.end(p, EndAnswer)
+	if s.poll.before == nil {
+		s.end(p, EndAnswer)
+		return
+	}
+	answers, sink := s.group.answers, s.sink
+	s.tail.remove(s) // nothing else may answer it meanwhile
+	s.poll.before(a, func(err error) {
+		if err == nil {
+			sink.End(p, EndAnswer)
+			return
+		}
+		sink.End(NewPayload(256, func(dst []byte) []byte {
+			return answers.Problem(dst, StreamProblem{Status: 503, Title: "The position cannot be kept for now", Retry: time.Second})
+		}), EndLater)
+	})
 }
 
 // judgePoll begins a poll whose cursor was just found: one without a position, and one whose position cannot be
@@ -111,7 +134,11 @@ func (t *tail) servePoll(s *Subscriber, entries []*entry) bool {
 	}
 	t.hub.metrics.delivered(found.admitted, s.sink.Transport(), 1)
 	t.delivered += int64(len(found.admitted))
-	s.answer(t.found(&found, s.cursor))
+	a := t.found(&found, s.cursor)
+	if len(a.Events) == 0 {
+		a.Passed = entries[len(entries)-1].event.Time
+	}
+	s.answer(a)
 	return false
 }
 
@@ -127,7 +154,7 @@ func (t *tail) answerGroup(g *group) {
 	t.hub.metrics.delivered(found.admitted, g.live[0].sink.Transport(), len(g.live))
 	t.delivered += int64(len(found.admitted) * len(g.live))
 	for len(g.live) > 0 {
-		g.live[len(g.live)-1].finish(shared)
+		g.live[len(g.live)-1].finish(shared, &a)
 	}
 }
 

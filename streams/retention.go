@@ -11,6 +11,7 @@ type Trimmer interface {
 	MakePartitions(ctx context.Context) error
 	Trim(ctx context.Context, retention time.Duration) (dropped int, err error)
 	ForgetTickets(ctx context.Context) error
+	ForgetPositions(ctx context.Context, retention time.Duration) (forgotten int64, err error)
 }
 
 // Retain keeps the partitions of the coming days made and drops those past retention, and tickets, once a minute until ctx ends.
@@ -28,6 +29,9 @@ func Retain(ctx context.Context, log Trimmer, retention time.Duration, logger *s
 			logger.Error("cannot drop what is past retention", "err", err)
 		case dropped > 0:
 			logger.Info("dropped days past retention", "days", dropped, "retention", retention)
+			if _, err := log.ForgetPositions(ctx, retention); err != nil && ctx.Err() == nil {
+				logger.Error("cannot forget the positions of readers who are gone", "err", err)
+			}
 		}
 		if err := log.ForgetTickets(ctx); err != nil && ctx.Err() == nil {
 			logger.Error("cannot delete the tickets that are over", "err", err)

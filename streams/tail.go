@@ -278,13 +278,13 @@ func (t *tail) settle(s *Subscriber) {
 		}
 	}
 	switch {
-	case s.poll != nil && s.poll.due:
-		s.answer(Answer{Cursor: store.Cursor{Epoch: t.epoch, Seq: s.cursor}})
 	case s.cursor < t.pos:
 		t.turns++
 		s.state, s.turn = replaying, t.turns
 		t.behind.add(s)
 		t.replay()
+	case s.poll != nil && s.poll.due:
+		s.answer(Answer{Cursor: store.Cursor{Epoch: t.epoch, Seq: s.cursor}})
 	case s.cursor > t.pos:
 		s.state = ahead
 		t.ahead.add(s)
@@ -324,7 +324,7 @@ func (t *tail) deliver(entries []*entry) {
 	var touched []*group
 	for _, e := range entries {
 		t.groups.concerned(&e.event, func(g *group) {
-			if len(g.live) == 0 || g.filter.Services&e.service == 0 {
+			if len(g.live) == 0 || !g.filter.carries(e.service, &e.event) {
 				return
 			}
 			if len(g.pending) == 0 {

@@ -57,6 +57,9 @@ type serveFlags struct {
 	Retention    time.Duration `env:"SLUICE_RETENTION" default:"72h" help:"How long events are kept; whole UTC days are dropped."`
 	RingMemory   byteSize      `name:"ring-memory" env:"SLUICE_RING_MEMORY" default:"256MiB" help:"Memory for the newest events of all orgs."`
 
+	Legacy       string `env:"SLUICE_LEGACY" enum:"on,deprecated,gone" default:"on" help:"The old long-polling API: on, deprecated (its answers say so), or gone (410)."`
+	LegacySunset string `name:"legacy-sunset" env:"SLUICE_LEGACY_SUNSET" placeholder:"DATE" help:"When the old API is planned to go, such as 2027-06-30; told to its clients once it is deprecated."`
+
 	EpochOnFailover string `name:"epoch-on-failover" env:"SLUICE_EPOCH_ON_FAILOVER" enum:"new,keep" default:"new" help:"What a promoted standby means: new, or keep where replication is synchronous."`
 	LogFormat       string `name:"log-format" env:"SLUICE_LOG_FORMAT" enum:"text,json" default:"text" help:"text or json."`
 	LogLevel        string `name:"log-level" env:"SLUICE_LOG_LEVEL" enum:"debug,info,warn,error" default:"info" help:"debug, info, warn or error."`
@@ -90,19 +93,11 @@ func (f *serveFlags) check() error {
 			return err
 		}
 	}
-	if f.JWKSURL != "" {
-		if f.JWTSecret != "" {
-			return errors.New("--jwks-url and --jwt-secret exclude each other: the algorithms of tokens follow from where the key comes from")
-		}
-		if f.Dev {
-			return errors.New("--dev makes tokens with a secret, so it does not go with --jwks-url")
-		}
-		if at, err := url.Parse(f.JWKSURL); err != nil || at.Scheme != "https" && at.Scheme != "http" || at.Host == "" {
-			return fmt.Errorf("--jwks-url is %q; it must be a URL such as https://login.example/.well-known/jwks.json", f.JWKSURL)
-		}
+	if err := f.checkKey(); err != nil {
+		return err
 	}
-	if f.JWTSecret != "" && len(f.JWTSecret) < 16 {
-		return errors.New("--jwt-secret is shorter than 16 bytes; `openssl rand -hex 32` prints a good one")
+	if _, err := f.sunset(); err != nil {
+		return err
 	}
 	if (f.TLSCert == "") != (f.TLSKey == "") {
 		return errors.New("--tls-cert and --tls-key go together")
@@ -142,6 +137,37 @@ func (f *serveFlags) check() error {
 		return fmt.Errorf("--ring-memory is %s; it must be 1MiB at least", f.RingMemory)
 	}
 	return nil
+}
+
+// checkKey checks where the key of tokens comes from.
+func (f *serveFlags) checkKey() error {
+	if f.JWKSURL != "" {
+		if f.JWTSecret != "" {
+			return errors.New("--jwks-url and --jwt-secret exclude each other: the algorithms of tokens follow from where the key comes from")
+		}
+		if f.Dev {
+			return errors.New("--dev makes tokens with a secret, so it does not go with --jwks-url")
+		}
+		if at, err := url.Parse(f.JWKSURL); err != nil || at.Scheme != "https" && at.Scheme != "http" || at.Host == "" {
+			return fmt.Errorf("--jwks-url is %q; it must be a URL such as https://login.example/.well-known/jwks.json", f.JWKSURL)
+		}
+	}
+	if f.JWTSecret != "" && len(f.JWTSecret) < 16 {
+		return errors.New("--jwt-secret is shorter than 16 bytes; `openssl rand -hex 32` prints a good one")
+	}
+	return nil
+}
+
+// sunset is when the old API is planned to go; the zero time where nobody has said.
+func (f *serveFlags) sunset() (time.Time, error) {
+	if f.LegacySunset == "" {
+		return time.Time{}, nil
+	}
+	at, err := time.Parse(time.DateOnly, f.LegacySunset)
+	if err != nil {
+		return at, fmt.Errorf("--legacy-sunset is %q; it must be a date such as 2027-06-30", f.LegacySunset)
+	}
+	return at, nil
 }
 
 // loopback says whether an address is reached from this machine only.

@@ -43,7 +43,7 @@ func TestDefaults(t *testing.T) {
 		"properties-sql": "", "catalogue": "", "allowed-origins": "", "trusted-proxies": "", "dev": "false", "tls-cert": "", "tls-key": "",
 		"max-streams-per-user": "10", "max-streams-per-org": "1000", "publish-rate": "0", "batch-window": "0s", "batch-max": "100",
 		"heartbeat": "30s", "write-timeout": "30s", "drain": "10s", "retention": "72h0m0s", "ring-memory": "256MiB",
-		"epoch-on-failover": "new", "log-format": "text", "log-level": "info",
+		"legacy": "on", "legacy-sunset": "", "epoch-on-failover": "new", "log-format": "text", "log-level": "info",
 	} {
 		if got, there := settings[name]; !there || got != (setting{value, "default"}) {
 			t.Errorf("--%s is %+v (%v), not %q by default", name, got, there, value)
@@ -76,6 +76,7 @@ func TestPrecedence(t *testing.T) {
 		"allowed-origins": "https://a.example,https://b.example", "trusted-proxies": "10.0.0.0/8,::1", "dev": "true", "tls-cert": file, "tls-key": file,
 		"max-streams-per-user": "3", "max-streams-per-org": "4", "publish-rate": "5", "batch-window": "5ms", "batch-max": "6", "heartbeat": "7s",
 		"write-timeout": "8s", "drain": "9s", "retention": "24h0m0s", "ring-memory": "10MiB", "epoch-on-failover": "keep",
+		"legacy": "gone", "legacy-sunset": "2027-06-30",
 		"log-format": "json", "log-level": "debug",
 	}
 	variable := func(name string) string { return "SLUICE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_")) }
@@ -235,6 +236,8 @@ func TestRefusalsEnd(t *testing.T) {
 		{2, "--log-level", []string{"--log-level=loud"}},
 		{2, "--log-format", []string{"--log-format=xml"}},
 		{2, "--epoch-on-failover", []string{"--epoch-on-failover=maybe"}},
+		{2, "--legacy", []string{"--legacy=off"}},
+		{1, "--legacy-sunset", []string{"--legacy-sunset=soon"}},
 		{2, "--catalogue", []string{"--catalogue=/nowhere/at-all"}},
 		{2, "--tls-cert", []string{"--tls-cert=/nowhere/at-all"}},
 		{2, "--drain", []string{"--drain=soon"}},

@@ -273,11 +273,19 @@ func (i *instance) door(catalogue *store.Catalogue, registry *prometheus.Registr
 	if auth.Keys != nil {
 		i.background(auth.Keys.Run)
 	}
+	sunset, err := i.flags.sunset()
+	if err != nil {
+		return err
+	}
+	positions := streams.NewPositions(i.events)
 	server := &handlers.Server{
 		Log: i.log, Auth: authenticator, Tickets: i.events, Catalogue: catalogue, Appender: i.appender, Hub: i.hub,
 		Dev: i.flags.Dev, AllowedOrigins: i.flags.AllowedOrigins, TrustedProxies: proxies,
 		PublishRate: i.flags.PublishRate, Draining: i.draining.Load, Version: version(),
-		WriteTimeout: i.flags.WriteTimeout, Registry: registry,
+		WriteTimeout: i.flags.WriteTimeout, Registry: registry, Positions: positions,
+		Legacy: handlers.Legacy{
+			Mode: func() handlers.LegacyMode { return handlers.LegacyMode(i.flags.Legacy) }, Sunset: sunset,
+		},
 		Checks: []handlers.Check{
 			{Name: "database", Run: i.events.Ready},
 			{Name: "listen", Run: i.events.ProbeListen},
@@ -291,7 +299,8 @@ func (i *instance) door(catalogue *store.Catalogue, registry *prometheus.Registr
 	}
 	i.returned = server.Returned()
 	i.onClose(server.Close)
-	i.onClose(i.hub.Close) // before the server's own: no stream may be open then
+	i.onClose(positions.Close) // its answers go out over the server's sockets
+	i.onClose(i.hub.Close)     // before the server's own: no stream may be open then
 	errors := slog.NewLogLogger(i.log.Handler(), slog.LevelDebug)
 	i.public = &http.Server{
 		Handler: routes, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout, IdleTimeout: idleTimeout,
