@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -31,26 +32,34 @@ var stubs = map[string]string{
 	"apt-get": `cat "$SLUICE_PG_CONFIG/createcluster.conf" >>"$CALLS" 2>/dev/null
 		cat "$SLUICE_SBIN/policy-rc.d" >>"$CALLS" 2>/dev/null; :`,
 	"initdb": ``, "gcc": ``, "pgbouncer": ``, "update-rc.d": ``,
+	"curl": ``, "chromium": ``, "node": `echo "$NODE_SAYS"`,
+	"npm": `[ "$1" != ci ] || { rm -rf node_modules; mkdir node_modules; exit; }
+		mkdir -p node_modules/.bin
+		printf '#!/bin/sh\n' >node_modules/.bin/node
+		chmod +x node_modules/.bin/node`,
 }
+
+// clients are what is on every machine that tests but those of TestInstallClients.
+var clients = []string{"curl", "chromium", "node", "npm"}
 
 // newMachine has the stubs named, Go 1.26, and an ordinary user, unless the environment is told otherwise.
 func newMachine(t *testing.T, names ...string) *machine {
 	t.Helper()
 	dir := t.TempDir()
 	m := &machine{t: t, dir: dir, bin: filepath.Join(dir, "path")}
-	for _, one := range []string{"path", "scripts", "bin", "places", "config", "sbin"} {
+	for _, one := range []string{"path", "scripts", "bin", "places", "config", "sbin", "clients"} {
 		if err := os.Mkdir(filepath.Join(dir, one), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"Makefile", "scripts/install.sh", "scripts/reset.sh"} {
+	for _, name := range []string{"Makefile", "scripts/install.sh", "scripts/reset.sh", "clients/package-lock.json"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		m.write(name, string(text))
 	}
-	for _, name := range []string{"sh", "sed", "ls", "tee", "rm", "mkdir", "env", "cat", "chmod", "dirname", "make", "awk"} {
+	for _, name := range []string{"sh", "sed", "ls", "tee", "rm", "mkdir", "env", "cat", "chmod", "dirname", "make", "awk", "cmp", "cp"} {
 		real, err := exec.LookPath(name)
 		if err != nil {
 			t.Fatal(err)
@@ -63,7 +72,7 @@ func newMachine(t *testing.T, names ...string) *machine {
 		m.write("path/"+name, "#!/bin/sh\necho \""+name+" $*\" >>\"$CALLS\"\n"+stubs[name]+"\n")
 	}
 	m.env = []string{
-		"PATH=" + m.bin, "CALLS=" + filepath.Join(dir, "calls"), "GO_SAYS=go1.26.3", "ID_SAYS=1000",
+		"PATH=" + m.bin, "CALLS=" + filepath.Join(dir, "calls"), "GO_SAYS=go1.26.3", "ID_SAYS=1000", "NODE_SAYS=v20.0.0",
 		"SLUICE_PG_PLACES=" + filepath.Join(dir, "places"), "SLUICE_PG_CONFIG=" + filepath.Join(dir, "config"),
 		"SLUICE_SBIN=" + filepath.Join(dir, "sbin"),
 	}
@@ -139,7 +148,7 @@ func TestInstall(t *testing.T) {
 		{name: "no apt-get", stubs: "go id sudo", status: 1, says: []string{"Missing: postgresql", "initdb", "package manager"}, spares: []string{modules, "sudo"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m := newMachine(t, strings.Fields(c.stubs)...)
+			m := newMachine(t, slices.Concat(strings.Fields(c.stubs), clients)...)
 			if c.env != "" {
 				m.env = append(m.env, c.env)
 			}
@@ -158,21 +167,103 @@ func TestInstall(t *testing.T) {
 			if _, err := os.Stat(filepath.Join(m.dir, "sbin/policy-rc.d")); err == nil {
 				t.Error("services of this machine may not start any more")
 			}
-			rest := calls
-			for _, want := range c.calls {
-				_, after, found := strings.Cut(rest, want)
-				if !found {
-					t.Errorf("%q is not called, or not in this order: %s", want, calls)
-					break
-				}
-				rest = after
-			}
+			expectCalls(t, calls, c.calls)
 			for _, never := range c.spares {
 				if strings.Contains(printed+calls, never) {
 					t.Errorf("%q must not be:\n%s%s", never, printed, calls)
 				}
 			}
 		})
+	}
+}
+
+// TestInstallClients installs what tests read with: from Debian what is missing, from npm what the lock file says, once.
+func TestInstallClients(t *testing.T) {
+	const ci, newer = "npm ci ", "npm install --no-save --no-audit --no-fund --loglevel=error node@20."
+	base := []string{"go", "id", "apt-get", "initdb", "gcc", "pgbouncer"}
+	for _, c := range []struct {
+		name   string
+		has    []string
+		env    string
+		flag   string
+		before func(m *machine)
+		calls  []string // in this order
+		spares []string
+	}{
+		{name: "nothing but npm's", has: clients, flag: "--test", calls: []string{"go mod download", ci}, spares: []string{"apt-get", newer}},
+		{name: "once", has: clients, flag: "--test", before: (*machine).installed, spares: []string{ci, newer}},
+		{name: "another lock file", has: clients, flag: "--test", calls: []string{ci}, before: func(m *machine) {
+			m.installed()
+			m.write("clients/package-lock.json", "{}")
+		}},
+		{name: "old node", has: clients, env: "NODE_SAYS=v18.20.4", flag: "--test", calls: []string{ci, newer}, spares: []string{"apt-get"}},
+		{name: "old node, once", has: clients, env: "NODE_SAYS=v18.20.4", flag: "--test", before: (*machine).installed, spares: []string{ci, newer}},
+		{name: "node becomes old", has: clients, env: "NODE_SAYS=v18.20.4", flag: "--test", calls: []string{newer}, spares: []string{ci}, before: func(m *machine) {
+			m.env = append(m.env, "NODE_SAYS=v22.1.0")
+			m.installed()
+			m.env = append(m.env, "NODE_SAYS=v18.20.4")
+		}},
+		{name: "to run", calls: []string{"go mod download"}, spares: []string{"apt-get", "npm", "node"}},
+		{name: "a browser and curl", has: []string{"node", "npm"}, flag: "--test", calls: []string{"--no-install-recommends curl chromium", ci}, spares: []string{"nodejs"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newMachine(t, slices.Concat(base, c.has)...)
+			m.env = append(m.env, "ID_SAYS=0", c.env)
+			if c.before != nil {
+				c.before(m)
+			}
+			printed, calls, status := m.run(append([]string{filepath.Join(m.dir, "scripts/install.sh")}, strings.Fields(c.flag)...)...)
+			if status != 0 {
+				t.Errorf("status %d: %s", status, printed)
+			}
+			expectCalls(t, calls, c.calls)
+			for _, never := range c.spares {
+				if strings.Contains(calls, never) {
+					t.Errorf("%q must not be: %s", never, calls)
+				}
+			}
+		})
+	}
+	m := newMachine(t, base...)
+	m.env = append(m.env, "ID_SAYS=0")
+	if printed, calls, _ := m.run(filepath.Join(m.dir, "scripts/install.sh"), "--test"); !strings.Contains(calls, "--no-install-recommends nodejs npm curl chromium") {
+		t.Errorf("nothing is there: %s%s", printed, calls)
+	}
+}
+
+// expectCalls checks that what is wanted was called in that order, whatever else was.
+func expectCalls(t *testing.T, calls string, wanted []string) {
+	t.Helper()
+	rest := calls
+	for _, want := range wanted {
+		_, after, found := strings.Cut(rest, want)
+		if !found {
+			t.Errorf("%q is not called, or not in this order: %s", want, calls)
+			return
+		}
+		rest = after
+	}
+}
+
+// installed lets the script have run once, and forgets the calls.
+func (m *machine) installed() {
+	m.t.Helper()
+	if printed, _, status := m.run(filepath.Join(m.dir, "scripts/install.sh"), "--test"); status != 0 {
+		m.t.Fatalf("status %d: %s", status, printed)
+	}
+	if err := os.Remove(filepath.Join(m.dir, "calls")); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// TestLockFile names versions and digests, and leaves it to whoever installs from which registry.
+func TestLockFile(t *testing.T) {
+	text, err := os.ReadFile("clients/package-lock.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(text, []byte(`"integrity"`)) || bytes.Contains(text, []byte(`"resolved"`)) {
+		t.Error("make it again where clients/.npmrc is: rm clients/package-lock.json && npm install --prefix clients")
 	}
 }
 

@@ -38,6 +38,13 @@ for one in pgbouncer; do
 	fi
 done
 missing="$missing$services"
+# The clients that tests read with; what of them comes from npm follows below.
+if [ "${1:-}" = --test ]; then
+	have node || missing="$missing nodejs"
+	for one in npm curl chromium; do
+		have "$one" || missing="$missing $one"
+	done
+fi
 
 if [ -n "$missing" ]; then
 	have apt-get || fail "Missing:$missing. Install the Postgres server (initdb, postgres), a C compiler and PgBouncer with your package manager; only apt-get is known here."
@@ -72,3 +79,18 @@ if [ -n "$missing" ]; then
 fi
 
 go mod download
+[ "${1:-}" = --test ] || exit 0
+
+# cmp says no where nothing is installed as well as where the lock file is another one.
+cd "$(dirname "$0")/../clients"
+if ! cmp -s package-lock.json node_modules/.installed; then
+	echo "Installing the clients of package-lock.json"
+	npm ci --no-audit --no-fund --loglevel=error
+	cp package-lock.json node_modules/.installed
+fi
+# Debian 12 has Node 18. The tests take the one that stands beside the clients, where there is one.
+system=$(node --version | sed 's/^v//; s/[.].*//')
+if [ "$system" -lt 20 ] && [ ! -x node_modules/.bin/node ]; then
+	echo "Installing node@20: the system's is $(node --version)"
+	npm install --no-save --no-audit --no-fund --loglevel=error node@20.20.2
+fi
