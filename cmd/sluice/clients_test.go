@@ -76,10 +76,8 @@ func (all *readers) browser() *httptest.Server {
 			pages.ServeHTTP(w, request)
 			return
 		}
-		for _, r := range all.list {
-			if r.name == "Chromium "+request.URL.Path[1:] {
-				r.read(request.Body)
-			}
+		if r := all.named("Chromium " + request.URL.Path[1:]); r != nil {
+			r.read(request.Body)
 		}
 	}))
 	all.t.Cleanup(page.Close)

@@ -129,9 +129,11 @@ func (r *reader) missing(want, kinds []string) (text string, wrong bool) {
 // readers are the clients of one test. They end with it.
 type readers struct {
 	t     *testing.T
-	list  []*reader
 	quit  chan struct{}
 	group sync.WaitGroup
+
+	mu   sync.Mutex
+	list []*reader // guarded by mu; the test alone adds to it, and needs no lock to read it
 }
 
 func newReaders(t *testing.T) *readers {
@@ -145,8 +147,22 @@ func newReaders(t *testing.T) *readers {
 
 func (all *readers) add(name string, frames ...string) *reader {
 	r := &reader{name: name, frames: frames, kinds: map[string]bool{}, cursor: "earliest"}
+	all.mu.Lock()
+	defer all.mu.Unlock()
 	all.list = append(all.list, r)
 	return r
+}
+
+// named finds a reader; nil: there is none.
+func (all *readers) named(name string) *reader {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	for _, r := range all.list {
+		if r.name == name {
+			return r
+		}
+	}
+	return nil
 }
 
 // run starts a program and takes what it prints until it ends or the test does; then nothing of it is left.
