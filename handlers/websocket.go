@@ -68,21 +68,19 @@ func (s *Server) webSocket(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	socket := &webSocket{socketSink: sink, session: session, left: buffered}
+	// The sink is watched as soon as its stream begins, and the peer may have closed by then: nothing is read before the
+	// session has its stream.
+	socket := &webSocket{socketSink: sink, session: session, left: buffered, receiving: true}
 	sink.inbound, sink.bye, sink.finished = socket.receive, session.bye, socket.linger
 	session.peer = sink
 	session.begin(sub)
 	sink.mu.Lock()
-	sink.reading = true
+	socket.receiving = false
 	if sink.id == 0 {
 		sink.sockets.watch(sink)
-	} else {
-		sink.sockets.await(sink)
 	}
 	sink.mu.Unlock()
-	if len(buffered) > 0 {
-		socket.receive()
-	}
+	socket.receive()
 	return nil
 }
 

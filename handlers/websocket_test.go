@@ -9,8 +9,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -222,6 +225,48 @@ func TestWebSocketHandshake(t *testing.T) {
 			t.Errorf("%s%s: %+v", one.query, one.message, ack)
 		}
 	}
+}
+
+// TestWebSocketBeginsBeforeItReads has clients that close at once, with a request on its way: it must find the stream.
+func TestWebSocketBeginsBeforeItReads(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	request := "GET /v2/realtime/stream?services=finance HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + admin(t, "7") +
+		"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" +
+		string(masked(ws.NewTextFrame([]byte(`{"type":"subscribe","services":["tasks"]}`))))
+	var clients, crowd sync.WaitGroup
+	var enough atomic.Bool
+	for range 8 {
+		crowd.Go(func() { // so that a stream waits for the hub while it begins
+			for !enough.Load() {
+				d.server.Hub.Stats("1")
+			}
+		})
+	}
+	for range 20 {
+		clients.Go(func() {
+			for range 5 {
+				conn, err := net.Dial("tcp", strings.TrimPrefix(d.url, "http://"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, err = io.WriteString(conn, request)
+				if err == nil {
+					err = conn.(*net.TCPConn).CloseWrite()
+				}
+				_ = conn.SetReadDeadline(time.Now().Add(patience))
+				if _, readErr := io.Copy(io.Discard, conn); err != nil || errors.Is(readErr, os.ErrDeadlineExceeded) {
+					t.Error(err, readErr)
+				}
+				conn.Close()
+			}
+		})
+	}
+	clients.Wait()
+	enough.Store(true)
+	crowd.Wait()
+	eventually(t, patience, "a stream stays", func() bool { return d.server.Hub.Stats("1").Streams == 0 })
 }
 
 // TestWebSocketDelivers follows the log from a cursor, over single events and batches, small and large.
