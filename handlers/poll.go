@@ -151,8 +151,11 @@ func (a *pollAnswer) head(header http.Header) {
 	if a.status != http.StatusOK {
 		header.Set("Content-Type", "application/problem+json")
 	}
-	if a.status == http.StatusServiceUnavailable {
+	switch a.status {
+	case http.StatusServiceUnavailable:
 		header.Set("Retry-After", "1")
+	case http.StatusUnauthorized:
+		header.Set("WWW-Authenticate", challenge)
 	}
 	header.Set("Content-Length", strconv.Itoa(len(a.body)))
 }

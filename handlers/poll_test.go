@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -204,6 +205,72 @@ func TestPollConnection(t *testing.T) {
 	eventually(t, patience, "the poll does not wait", func() bool { return d.server.Hub.Stats("1").Polls == 1 })
 	conn.Close()
 	eventually(t, patience, "a poll stays whose client has left", func() bool { return d.server.Hub.Stats("1").Polls == 0 })
+}
+
+// TestPollConnectionThatIsNotKept has a poll with a body, whose bytes must not become a request, and one that a drain answers.
+func TestPollConnectionThatIsNotKept(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	following(d)
+	at := d.poll(admin(t, "7"), "").Cursor
+	for _, one := range []struct {
+		headers string
+		end     func(net.Conn)
+	}{
+		{"Content-Length: 33\r\n", func(conn net.Conn) {
+			if _, err := io.WriteString(conn, "GET /smuggled HTTP/1.1\r\nHost: x\r\n"[:33]); err != nil {
+				t.Error(err)
+			}
+			d.append("1", 1, 10)
+		}},
+		{"", func(net.Conn) { d.server.Hub.Drain(context.Background()) }},
+	} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(d.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, "GET /v2/realtime/poll?wait=60&cursor="+at+" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+
+			admin(t, "7")+"\r\n"+one.headers+"\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, patience, "the poll does not wait", func() bool { return d.server.Hub.Stats("1").Polls == 1 })
+		d.poll(admin(t, "7"), "") // judged no sooner than the one that waits
+		one.end(conn)
+		_ = conn.SetReadDeadline(time.Now().Add(patience))
+		head, _ := readHead(t, conn)
+		if !strings.HasPrefix(head, "HTTP/1.1 200 OK\r\n") || !strings.Contains(head, "Connection: close\r\n") {
+			t.Errorf("with %q answered with %q", one.headers, head)
+		}
+		at = strings.Split(at, "-")[0] + "-1" // the event
+	}
+}
+
+// TestPollOutlivesNoToken tells a poll whose token ends while it waits what every 401 tells.
+func TestPollOutlivesNoToken(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	at := d.poll(admin(t, "7"), "").Cursor
+	ending := mint(t, Claims{Role: "ADMIN", Expires: time.Now().Add(2*time.Second - tokenLeeway)})
+	r := d.ask(http.MethodGet, "/v2/realtime/poll?wait=60&cursor="+at, ending, "")
+	if r.problem(t); r.status != http.StatusUnauthorized || r.header.Get("WWW-Authenticate") != challenge {
+		t.Fatalf("%d %v %s", r.status, r.header, r.body)
+	}
+}
+
+// TestPollWithoutWaiting asks a hub whose memory holds nothing of the log, as after a start.
+func TestPollWithoutWaiting(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	want := d.append("1", 150, 100)
+	at, got := "earliest", []string(nil)
+	for range 3 {
+		a := d.poll(admin(t, "7"), "wait=0&cursor="+at)
+		got, at = append(got, a.ids()...), a.Cursor
+	}
+	if !slices.Equal(got, want) {
+		t.Fatalf("three polls have %d of %d events", len(got), len(want))
+	}
 }
 
 // readHead reads a response's head a byte at a time, so that nothing of the body is taken.

@@ -121,7 +121,7 @@ func tell(ctx context.Context, line *slog.Logger, p *Problem, cause error) {
 // gravity is how much an operator should care: clients err all the time, but a defect of ours never should.
 func gravity(status int, err error) slog.Level {
 	switch {
-	case errors.Is(err, context.Canceled):
+	case errors.Is(err, context.Canceled), errors.Is(err, http.ErrAbortHandler): // the client is gone
 		return slog.LevelDebug
 	case status == http.StatusInternalServerError:
 		return slog.LevelError
@@ -131,6 +131,9 @@ func gravity(status int, err error) slog.Level {
 	return slog.LevelDebug
 }
 
+// challenge is what a 401 asks for.
+const challenge = `Bearer realm="sluice"`
+
 func (p *Problem) write(w http.ResponseWriter) {
 	header := w.Header()
 	header.Set("Content-Type", "application/problem+json")
@@ -138,7 +141,7 @@ func (p *Problem) write(w http.ResponseWriter) {
 		header.Set("Retry-After", strconv.Itoa(int((p.RetryAfter+time.Second-1)/time.Second)))
 	}
 	if p.Status == http.StatusUnauthorized {
-		header.Set("WWW-Authenticate", `Bearer realm="sluice"`)
+		header.Set("WWW-Authenticate", challenge)
 	}
 	w.WriteHeader(p.Status)
 	_ = json.NewEncoder(w).Encode(p)

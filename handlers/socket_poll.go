@@ -18,6 +18,7 @@ type pollSink struct {
 	header   string // of the answer, as far as the request told it
 	minor    int    // of the version of HTTP/1
 	keep     bool   // the connection afterwards
+	draining func() bool
 	returned *returned
 }
 
@@ -37,8 +38,9 @@ func (s *Server) newPollSink(w http.ResponseWriter, r *http.Request, transport s
 		return nil, err
 	}
 	sink := &pollSink{
-		socketSink: own, header: header.String(), minor: r.ProtoMinor, returned: s.returned,
-		keep: !ahead && r.ProtoAtLeast(1, 1) && !hasToken(r.Header, "Connection", "close"),
+		socketSink: own, header: header.String(), minor: r.ProtoMinor, returned: s.returned, draining: s.Hub.Draining,
+		// A body that nobody has read would be taken for the next request.
+		keep: !ahead && r.ContentLength == 0 && r.ProtoAtLeast(1, 1) && !hasToken(r.Header, "Connection", "close"),
 	}
 	own.finished = sink.back
 	return sink, nil
@@ -47,7 +49,7 @@ func (s *Server) newPollSink(w http.ResponseWriter, r *http.Request, transport s
 // End implements streams.Sink: it writes the whole answer.
 func (s *pollSink) End(last streams.Payload, why streams.Ending) {
 	answer := newPollAnswer(last, why)
-	if why != streams.EndAnswer {
+	if why != streams.EndAnswer || s.draining() { // who comes back finds another instance
 		s.keep = false
 	}
 	extra := http.Header{"Content-Type": {"application/json"}, "Date": {time.Now().UTC().Format(http.TimeFormat)}}
