@@ -52,9 +52,12 @@ func (s *Server) webSocket(w http.ResponseWriter, r *http.Request) error {
 	}
 	var sub *streams.Subscription // none: the first message asks
 	if asked.given {
-		if sub, err = s.streamOf(r, caller); err != nil {
-			return err
-		}
+		sub, err = s.streamOf(r, caller)
+	} else {
+		err = s.Hub.Full(caller.Org)
+	}
+	if err != nil {
+		return err
 	}
 	session := &session{server: s, caller: caller, org: strings.Clone(asked.org), start: asked.start}
 	if r.TLS != nil {
@@ -91,6 +94,8 @@ func checkUpgrade(w http.ResponseWriter, r *http.Request) error {
 		return problem(http.StatusBadRequest, "a WebSocket begins with a GET of HTTP/1.1")
 	case r.Header.Get("Sec-WebSocket-Version") != "13":
 		w.Header().Set("Sec-WebSocket-Version", "13")
+		w.Header().Set("Upgrade", "websocket") // RFC 9110, 15.5.22 and 7.8
+		w.Header().Set("Connection", "Upgrade")
 		return problem(http.StatusUpgradeRequired, "the version of the WebSocket protocol is 13")
 	case len(r.Header.Get("Sec-WebSocket-Key")) != 24:
 		return invalid("Sec-WebSocket-Key", "16 bytes in base64 are expected")

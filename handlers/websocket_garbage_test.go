@@ -99,7 +99,7 @@ func TestWebSocketRefusals(t *testing.T) {
 	own, _ := url.Parse(d.url)
 	d.dialSocket(admin(t, "7"), "services=tasks", "Origin", "http://"+own.Host).expect("ack")
 	upgrade := []string{"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="}
-	if r := d.ask("GET", "/v2/realtime/stream", admin(t, "7"), "", append(upgrade, "Sec-WebSocket-Version", "8")...); r.status != 426 ||
+	if r := d.ask("GET", "/v2/realtime/stream", admin(t, "7"), "", append(upgrade, "Sec-WebSocket-Version", "8")...); r.status != 426 || r.header.Get("Upgrade") != "websocket" ||
 		r.header.Get("Sec-WebSocket-Version") != "13" {
 		t.Errorf("an old version: %d %v", r.status, r.header)
 	}
@@ -113,7 +113,7 @@ func TestWebSocketUnread(t *testing.T) {
 	c := d.dialSocket(admin(t, "7"), "services=finance")
 	c.expect("ack")
 	d.block("1")
-	c.send(`{"type":"subscribe","services":["tasks"]}`) // while blocked
+	c.send(`{"type":"subscribe","services":["finance","tasks"]}`) // while blocked
 	eventually(t, patience, "a reader that takes nothing is not closed", func() bool {
 		d.append("1", 1, 60_000) // what the kernel still takes for it
 		return d.server.Hub.Stats("1").Streams == 0

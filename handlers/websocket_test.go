@@ -359,6 +359,12 @@ func TestWebSocketDrain(t *testing.T) {
 	if code != ws.StatusGoingAway || len(before) != 1 || before[0].Type != "drain" || before[0].RetryMs <= 0 {
 		t.Fatalf("%d %+v", code, before)
 	}
+	for _, query := range []string{"services=finance", ""} {
+		_, err := d.tryDialSocket(admin(t, "7"), query)
+		if refused := ws.StatusError(0); !errors.As(err, &refused) || refused != http.StatusServiceUnavailable {
+			t.Errorf("after the drain, %q: %v", query, err)
+		}
+	}
 }
 
 // TestPollAndWebSocketEachWay has polls and WebSockets do where the connection cannot be owned what they do in clear text.
