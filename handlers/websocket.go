@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"encoding/base64"
 	"net"
 	"net/http"
 	"slices"
@@ -97,10 +98,16 @@ func checkUpgrade(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Upgrade", "websocket") // RFC 9110, 15.5.22 and 7.8
 		w.Header().Set("Connection", "Upgrade")
 		return problem(http.StatusUpgradeRequired, "the version of the WebSocket protocol is 13")
-	case len(r.Header.Get("Sec-WebSocket-Key")) != 24:
+	case !webSocketKey(r.Header.Get("Sec-WebSocket-Key")):
 		return invalid("Sec-WebSocket-Key", "16 bytes in base64 are expected")
 	}
 	return nil
+}
+
+// webSocketKey says whether a key is 16 bytes in base64.
+func webSocketKey(text string) bool {
+	key, err := base64.StdEncoding.DecodeString(text)
+	return err == nil && len(key) == 16
 }
 
 // webSocket is a WebSocket over a connection in clear text, without a goroutine of its own: whatever has come is read

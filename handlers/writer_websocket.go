@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"sync"
@@ -34,17 +35,20 @@ func (s *Server) secureWebSocket(w http.ResponseWriter, r *http.Request, session
 		receiveFrom(conn, session, buffered)
 	})
 	sink.serve(ctx)
-	_ = conn.SetReadDeadline(time.Now().Add(closePatience)) // for the peer to close
+	// The peer has time to close: a connection that is closed while it still sends is reset, and what was said last may be
+	// lost on the way.
+	_ = conn.SetReadDeadline(time.Now().Add(closePatience))
+	if half, ok := conn.(*tls.Conn); ok {
+		_ = half.CloseWrite()
+	}
 	return nil
 }
 
-// receiveFrom reads until the peer closes.
+// receiveFrom reads until the peer closes; what comes after a failure or a close frame is dropped.
 func receiveFrom(conn net.Conn, session *session, left []byte) {
 	buffer := make([]byte, 4<<10)
 	for {
-		if left, _ = session.feed(left); session.closing {
-			return
-		}
+		left, _ = session.feed(left)
 		n, err := conn.Read(buffer)
 		if err != nil {
 			session.stopWaiting()
