@@ -90,7 +90,7 @@ func serve(t testing.TB, args ...string) *process {
 		args = append(args, "--listen=127.0.0.1:0")
 	}
 	if !strings.Contains(given, "--jwks-url=") {
-		args = append(args, "--jwt-secret="+testSecret)
+		args = append([]string{"--jwt-secret=" + testSecret}, args...) // first, for a test may give another
 	}
 	args = append([]string{"serve", "--admin-listen=127.0.0.1:0"}, args...)
 	p := &process{t: t, command: sluice(args...), errors: new(logs)}
