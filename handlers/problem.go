@@ -131,7 +131,7 @@ func gravity(status int, err error) slog.Level {
 	return slog.LevelDebug
 }
 
-// challenge is what a 401 asks for.
+// challenge says how to authenticate (RFC 6750, 3).
 const challenge = `Bearer realm="sluice"`
 
 func (p *Problem) write(w http.ResponseWriter) {

@@ -92,6 +92,7 @@ func (s *Server) Routes() (http.Handler, error) {
 	router.Route("/v1", s.legacy)
 	router.Get("/healthz/live", s.serve(s.live))
 	router.Get("/healthz/ready", s.serve(s.ready))
+	router.Get("/"+openAPIName, s.serve(s.openAPI))
 	if s.Dev {
 		router.Get("/", s.serve(s.page))
 		router.Get("/static/{file}", s.serve(s.asset))

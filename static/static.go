@@ -3,7 +3,7 @@ package static
 
 import "embed"
 
-// Files are the page of dev mode and what it needs; nothing comes from elsewhere.
+// Files are the page of dev mode with what it needs, and the description of the API; nothing comes from elsewhere.
 //
-//go:embed *.html *.css *.js
+//go:embed *.html *.css *.js *.yaml
 var Files embed.FS
