@@ -69,8 +69,7 @@ func frameSize(begun []byte) (head, size int) {
 func (r *response) webSocketFrame(first byte, payload []byte, visit func(*frame)) error {
 	switch first {
 	case textMessage:
-		r.message(payload, visit)
-		return nil
+		return r.message(payload, visit)
 	case closeMessage:
 		return errOver
 	}
@@ -79,33 +78,33 @@ func (r *response) webSocketFrame(first byte, payload []byte, visit func(*frame)
 
 var (
 	typeField   = []byte(`{"type":"`)
-	cursorField = []byte(`"cursor":"`)
+	cursorField = []byte(`cursor":"`) // from its rarest letter on: looking for it is most of the work
 )
 
 // message takes one JSON object of NDJSON or of a WebSocket. It does not parse: what it looks for stands once in every
 // frame, and once in every event, of the data that a measurement publishes.
-func (r *response) message(text []byte, visit func(*frame)) {
+func (r *response) message(text []byte, visit func(*frame)) error {
 	rest, found := bytes.CutPrefix(text, typeField)
 	if !found {
-		return // padding
+		return nil // padding
 	}
 	name, rest, _ := bytes.Cut(rest, []byte{'"'})
 	at := seqAfter(&rest)
 	switch string(name) {
-	case "event":
-		visit(r.event(at, rest))
-	case "batch":
-		for {
-			at := seqAfter(&rest)
-			if at < 0 {
-				return
-			}
-			visit(r.event(at, rest))
+	case "event", "batch":
+		last := int64(-1)
+		for next := seqAfter(&rest); next >= 0; next = seqAfter(&rest) {
+			last = next
+			visit(r.event(next, rest))
+		}
+		if at != last {
+			return fmt.Errorf("a frame with the cursor %d ends with event %d: %.200s", at, last, text)
 		}
 	default:
 		r.frame = frame{kind: kindOf(name), seq: at, data: append(r.frame.data[:0], text...)}
 		visit(&r.frame)
 	}
+	return nil
 }
 
 // seqAfter gives the sequence of the next cursor, -1 where there is none, and moves behind it.

@@ -201,10 +201,10 @@ func (r *response) lines(piece []byte, visit func(*frame)) error {
 			r.kept = append(r.kept, line...)
 			line = r.kept
 		}
-		if r.door == doorNDJSON {
-			r.message(line, visit)
-		} else {
+		if r.door != doorNDJSON {
 			r.line(line, visit)
+		} else if err := r.message(line, visit); err != nil {
+			return err
 		}
 		r.kept = r.kept[:0]
 		piece = piece[at+1:]
