@@ -54,31 +54,55 @@ func TestBenchFanout(t *testing.T) {
 	}
 }
 
-// TestBenchDoors measures small runs over the other doors, and long-polls that are answered and ask again.
+// TestBenchDoors measures small runs over each door: every reader has every event, in the server's run and in the floor's, which
+// sends as many bytes.
 func TestBenchDoors(t *testing.T) {
 	at := measured(t, "--max-streams-per-user=0", "--max-streams-per-org=0")
-	for _, door := range []string{"ndjson", "websocket"} {
+	for _, door := range []string{"sse", "ndjson", "websocket"} {
 		for _, rate := range []string{"--rate=20", "--rate=0"} {
-			run := append([]string{"bench", "fanout", "--subscribers=20", "--duration=1s", "--batch=7", "--json", "--transport=" + door, rate}, at...)
+			run := append([]string{"bench", "fanout", "--subscribers=20", "--duration=1s", "--json", "--transport=" + door, rate}, at...)
+			if rate == "--rate=0" {
+				run = append(run, "--batch=100")
+			}
 			out, notes, status := outcome(t, sluice(run...))
 			var outcomes []struct {
 				Name                                 string
 				Messages, Deliveries, Lost, Repeated int64
+				Bytes                                float64
 			}
 			if err := json.Unmarshal([]byte(out), &outcomes); status != 0 || err != nil || len(outcomes) != 2 {
 				t.Fatalf("status %d, %v: %s%s", status, err, notes, out)
 			}
-			for _, one := range outcomes {
-				if one.Deliveries == 0 || one.Name == "server" && one.Deliveries != 20*one.Messages || one.Lost+one.Repeated != 0 {
-					t.Errorf("%s %s: %+v", door, rate, one)
-				}
+			server, floor := outcomes[0], outcomes[1]
+			if server.Messages == 0 || server.Deliveries != 20*server.Messages || server.Lost+server.Repeated != 0 {
+				t.Errorf("%s %s: %+v", door, rate, server)
+			}
+			if floor.Deliveries == 0 || floor.Deliveries%20 != 0 || floor.Lost+floor.Repeated != 0 {
+				t.Errorf("%s %s: %+v", door, rate, floor)
+			}
+			if ratio := floor.Bytes / server.Bytes; ratio < 0.9 || ratio > 1.1 {
+				t.Errorf("%s %s: %.0f bytes an event, and %.0f of the floor", door, rate, server.Bytes, floor.Bytes)
 			}
 		}
 	}
-	out, notes, status := outcome(t, sluice(append([]string{"bench", "poll", "--waiters=30", "--rounds=2", "--settle=10ms"}, at...)...))
-	const waits = `server  \d+\.\d MiB; 30 polls wait: -?\d+\.\d\d KiB each \(bar: 6\), -?\d+ goroutines more\n`
-	const answered = `server  one event answers all in p50 \S+s p99 \S+s max \S+s \(bar: 1s\); CPU \d+\.\d µs/answer\n`
-	if status != 0 || !regexp.MustCompile(`^`+waits+answered+answered+`$`).MatchString(out) {
+	out, notes, status := outcome(t, sluice(append([]string{"bench", "idle", "--transport=websocket", "--subscribers=50", "--settle=10ms"}, at...)...))
+	const idle = `^server  \d+\.\d MiB; with 50 idle streams \d+\.\d MiB, -?\d+\.\d\d KiB each \(bar: 8\); after they left \d+\.\d MiB, \d\.\d\d of before \(bar: 1\.2\)\n$`
+	if status != 0 || !regexp.MustCompile(idle).MatchString(out) {
+		t.Errorf("status %d: %s%s", status, notes, out)
+	}
+}
+
+// TestBenchPoll has polls answered, and ask again over the same connections.
+func TestBenchPoll(t *testing.T) {
+	at := measured(t)
+	out, notes, status := outcome(t, sluice(append([]string{"bench", "poll", "--waiters=100", "--rounds=3", "--settle=10ms"}, at...)...))
+	const round = `server  \d+\.\d MiB and \d+ goroutines; with 100 polls that wait \d+\.\d MiB and \d+ goroutines, -?\d+\.\d\d KiB each \(bar: 6\)\n` +
+		`server  one event answers 100 polls: the first after \S+s, p50 \S+s, p99 \S+s, the last after \S+s \(bar: 1s\); CPU \d+\.\d µs/answer\n`
+	if status != 0 || !regexp.MustCompile(`^(`+round+`){3}$`).MatchString(out) {
+		t.Errorf("status %d: %s%s", status, notes, out)
+	}
+	out, notes, status = outcome(t, sluice(append([]string{"bench", "poll", "--settle=40s"}, at...)...))
+	if status != 1 || !strings.Contains(notes, "take 30s or less") {
 		t.Errorf("status %d: %s%s", status, notes, out)
 	}
 }

@@ -31,8 +31,9 @@ func (Command) Help() string {
 
 Examples:
   sluice bench fanout                        1,000 readers, 20 messages/s
+  sluice bench fanout --transport websocket  the same through another door
   sluice bench idle --subscribers 10000      memory of silent connections
-  sluice bench poll --waiters 5000           long-polls
+  sluice bench poll --waiters 5000           memory of long-polls, and how fast an event answers them
   sluice bench publish --publishers 64       events a second without readers
   sluice bench sql                           from sluice.publish to a reader`
 }
@@ -51,8 +52,6 @@ type target struct {
 	SecretFile string `name:"secret-file" placeholder:"FILE" help:"Secret that signs tokens; <data>/jwt.secret if not given."`
 	Data       string `env:"SLUICE_DATA" default:"./data" placeholder:"DIR" help:"Data directory of the server: its secret, and the disk whose fsync is timed."`
 	Org        string `placeholder:"ORG" help:"Org of the tokens that are made; a new one if not given."`
-	JSON       bool   `name:"json" help:"Print the report as JSON."`
-	Check      bool   `help:"Exit with 1 where a bar is missed."`
 }
 
 // tokenTTL outlives any run.

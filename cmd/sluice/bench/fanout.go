@@ -24,6 +24,7 @@ type Fanout struct {
 	Sharing     int           `default:"0" help:"Give every reader a filter of its own, and each message to so many of them. 0: everybody reads everything."`
 	Transport   door          `enum:"sse,ndjson,websocket" default:"sse" help:"Door that they read through: ${enum}."`
 	NoFloor     bool          `name:"no-floor" help:"Measure the server alone."`
+	JSON        bool          `name:"json" help:"Print the report as JSON."`
 }
 
 // Help shows examples.
@@ -51,6 +52,15 @@ type outcome struct {
 	KiBPerConn      float64
 	AckP50, AckP99  time.Duration
 	MicrosecondsCPU float64 // a delivery
+	Bytes           float64 // that came of a delivery, framing and all
+}
+
+// verdict fails a run in which a reader missed an event or had one twice, whatever its speed.
+func (o *outcome) verdict() error {
+	if o.Lost+o.Repeated == 0 {
+		return nil
+	}
+	return fmt.Errorf("the %s failed its readers: %d events lost, %d twice; its figures mean nothing", o.Name, o.Lost, o.Repeated)
 }
 
 // Run measures and prints.
@@ -76,8 +86,12 @@ func (f *Fanout) Run(ctx context.Context) error {
 		}
 		outcomes = append(outcomes, least)
 	}
+	var verdict error
+	for _, o := range outcomes {
+		verdict = errors.Join(verdict, o.verdict())
+	}
 	if f.JSON {
-		return json.NewEncoder(os.Stdout).Encode(outcomes)
+		return errors.Join(json.NewEncoder(os.Stdout).Encode(outcomes), verdict)
 	}
 	for _, o := range outcomes {
 		fmt.Printf("%-6s  %9.0f deliveries/s  latency p50 %s p99 %s max %s  CPU %.2f µs/delivery  %.2f KiB/connection  %d lost, %d twice\n",
@@ -89,7 +103,7 @@ func (f *Fanout) Run(ctx context.Context) error {
 		fmt.Printf("ratio   CPU a delivery %.2f  deliveries/s %.2f\n", served.MicrosecondsCPU/outcomes[1].MicrosecondsCPU,
 			float64(served.Deliveries)/served.Seconds/(float64(outcomes[1].Deliveries)/outcomes[1].Seconds))
 	}
-	return nil
+	return verdict
 }
 
 func (f *Fanout) measureServer(ctx context.Context, from *server, l *load) (o outcome, err error) {
@@ -139,8 +153,10 @@ func (o *outcome) take(rs *readers) {
 	var latency histogram
 	for _, one := range rs.loops {
 		latency.merge(&one.latency)
+		o.Bytes += float64(one.bytes)
 	}
 	o.Deliveries = rs.delivered()
+	o.Bytes /= float64(max(1, o.Deliveries))
 	for _, r := range rs.all {
 		o.Lost += r.missing
 		o.Repeated += r.repeated

@@ -85,6 +85,21 @@ func TestWebSocketRefused(t *testing.T) {
 	}
 }
 
+// TestShortBatch refuses a frame that does not end where its cursor says: an event is missing from it.
+func TestShortBatch(t *testing.T) {
+	for _, text := range []string{
+		`{"type":"batch","cursor":"e1-3","events":[{"id":"a","cursor":"e1-1"},{"id":"b","cursor":"e1-2"}]}`,
+		`{"type":"event","cursor":"e1-3","event":{"id":"a","cursor":"e1-1"}}`,
+		`{"type":"event","cursor":"e1-3"}`,
+	} {
+		for one, bytes := range map[door]string{doorNDJSON: text + "\n", doorWebSocket: string(textFrame(text))} {
+			if got, err := read(&response{door: one}, one.greeting(), bytes); err == nil || !strings.Contains(err.Error(), "cursor 3 ends") {
+				t.Errorf("%s: %q (%v)", one, got, err)
+			}
+		}
+	}
+}
+
 // TestFloorWrites has the floor's bytes read like the server's.
 func TestFloorWrites(t *testing.T) {
 	for _, one := range []door{doorSSE, doorNDJSON, doorWebSocket} {

@@ -16,9 +16,15 @@ type Idle struct {
 
 // Help shows an example.
 func (Idle) Help() string {
-	return `Example, at a server started with --max-streams-per-user 0 --max-streams-per-org 0:
-  sluice bench idle --subscribers 10000`
+	return `Examples, at a server started with --max-streams-per-user 0 --max-streams-per-org 0:
+  sluice bench idle --subscribers 10000
+  sluice bench idle --subscribers 10000 --transport websocket`
 }
+
+// warmUp is how many come and go before memory is read for the first time.
+const warmUp = 1000
+
+func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
 // Run connects, waits, leaves and waits, and prints the server's memory at each point. A thousand readers come and go
 // first, and some seconds of publishing: what a server keeps once it has worked at all is not a connection's cost.
@@ -52,7 +58,7 @@ func (c *Idle) Run(ctx context.Context) error {
 	if _, err := from.publish(ctx, &load{duration: 3 * time.Second}, 4, 10); err != nil {
 		return err
 	}
-	_, before, err := memory(1000)
+	_, before, err := memory(min(warmUp, c.Subscribers))
 	if err != nil {
 		return err
 	}
@@ -60,14 +66,13 @@ func (c *Idle) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	const mib = 1 << 20
 	bar := 3
 	if c.Transport == doorWebSocket {
 		bar = 8
 	}
 	fmt.Printf("server  %.1f MiB; with %d idle streams %.1f MiB, %.2f KiB each (bar: %d); after they left %.1f MiB, %.2f of before (bar: 1.2)\n",
-		float64(before)/mib, c.Subscribers, float64(connected)/mib, float64(connected-before)/1024/float64(c.Subscribers), bar,
-		float64(after)/mib, float64(after)/float64(before))
+		mib(before), c.Subscribers, mib(connected), float64(connected-before)/1024/float64(c.Subscribers), bar,
+		mib(after), float64(after)/float64(before))
 	return nil
 }
 

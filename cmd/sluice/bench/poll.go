@@ -28,9 +28,13 @@ type Poll struct {
 
 // Help shows an example.
 func (Poll) Help() string {
-	return `Example:
-  sluice bench poll --waiters 5000`
+	return `Examples, at any server: polls are not held to the limits of streams.
+  sluice bench poll                                5,000 polls, three rounds
+  sluice bench poll --waiters 10000 --rounds 10    more of them, more often`
 }
+
+// pollWait is how long a poll asks to wait: the longest that there is.
+const pollWait = time.Minute
 
 // Run parks polls, prints what each costs, and answers all of them with one event, round after round. A thousand come and go
 // first: what a server keeps once it has worked at all is not a poll's cost.
@@ -39,11 +43,14 @@ func (c *Poll) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.Settle > pollWait/2 {
+		return fmt.Errorf("--settle %s: a poll waits for %s at most, so take %s or less", c.Settle, pollWait, pollWait/2)
+	}
 	if err := raiseDescriptors(c.Waiters); err != nil {
 		return err
 	}
 	fmt.Fprintln(os.Stderr, machine(c.Data))
-	if err := c.park(ctx, from, 1000, 1, io.Discard); err != nil {
+	if err := c.park(ctx, from, min(warmUp, c.Waiters), 1, io.Discard); err != nil {
 		return err
 	}
 	time.Sleep(c.Settle)
@@ -64,45 +71,38 @@ func (c *Poll) park(ctx context.Context, from *server, waiters, rounds int, to i
 	if err != nil {
 		return err
 	}
-	ps := &polls{server: from, token: token}
+	ps := &polls{server: from, token: token, cursor: cursor}
 	defer ps.close()
-	if err := ps.dial(ctx, waiters, cursor); err != nil {
+	if err := ps.dial(ctx, waiters); err != nil {
 		return err
 	}
 	for round := 1; ; round++ {
+		if _, err := from.parked(ctx, waiters); err != nil {
+			return err
+		}
+		time.Sleep(c.Settle)
 		parked, err := from.parked(ctx, waiters)
 		if err != nil {
 			return err
 		}
-		if round == 1 {
-			time.Sleep(c.Settle)
-			if parked, err = from.usage(); err != nil {
-				return err
-			}
-			fmt.Fprintf(to, "server  %.1f MiB; %d polls wait: %.2f KiB each (bar: 6), %d goroutines more\n",
-				float64(before.resident)/(1<<20), waiters, float64(parked.resident-before.resident)/1024/float64(waiters), parked.routines-before.routines)
-		}
-		publisher := &publisher{server: from, token: token}
-		times, sent := new(histogram), time.Now()
-		published := make(chan error, 1)
-		go func() {
-			published <- publisher.post(`{"service":"finance","type":"expense_added"}`)
-			publisher.close()
-		}()
-		err = ps.answers(ctx, sent, times)
-		if err := errors.Join(err, <-published); err != nil {
+		fmt.Fprintf(to, "server  %.1f MiB and %d goroutines; with %d polls that wait %.1f MiB and %d goroutines, %.2f KiB each (bar: 6)\n",
+			mib(before.resident), before.routines, waiters, mib(parked.resident), parked.routines,
+			float64(parked.resident-before.resident)/1024/float64(waiters))
+		times, err := ps.publish(ctx)
+		if err != nil {
 			return err
 		}
 		after, err := from.usage()
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(to, "server  one event answers all in p50 %s p99 %s max %s (bar: 1s); CPU %.1f µs/answer\n", times.quantile(.5),
-			times.quantile(.99), times.quantile(1), float64((after.cpu-parked.cpu).Microseconds())/float64(waiters))
+		fmt.Fprintf(to, "server  one event answers %d polls: the first after %s, p50 %s, p99 %s, the last after %s (bar: 1s); CPU %.1f µs/answer\n",
+			times.count, times.quantile(0), times.quantile(.5), times.quantile(.99), times.quantile(1),
+			float64((after.cpu-parked.cpu).Microseconds())/float64(waiters))
 		if round == rounds {
 			return nil
 		}
-		if err := ps.ask(ps.cursor); err != nil {
+		if err := ps.ask(); err != nil {
 			return err
 		}
 	}
@@ -158,7 +158,7 @@ type polls struct {
 	token  string
 	epoll  int
 	conns  []*poll
-	cursor string // of the newest answer
+	cursor string // that all of them ask with; after an answer, the one that it gave
 }
 
 // poll is one connection with what has come of its answer.
@@ -167,22 +167,23 @@ type poll struct {
 	came []byte
 }
 
-func (ps *polls) request(cursor string) []byte {
-	return fmt.Appendf(nil, "GET /v2/realtime/poll?services=finance&wait=60&cursor=%s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n",
-		cursor, ps.server.host, ps.token)
+func (ps *polls) request() []byte {
+	return fmt.Appendf(nil, "GET /v2/realtime/poll?services=finance&wait=%.0f&cursor=%s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n",
+		pollWait.Seconds(), ps.cursor, ps.server.host, ps.token)
 }
 
 // dial connects and asks.
-func (ps *polls) dial(ctx context.Context, waiters int, cursor string) error {
+func (ps *polls) dial(ctx context.Context, waiters int) error {
 	var err error
 	if ps.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return os.NewSyscallError("epoll_create1", err)
 	}
+	request := ps.request()
 	for i := range waiters {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		fd, err := dial(ps.server.address, i, ps.request(cursor))
+		fd, err := dial(ps.server.address, i, request)
 		if err != nil {
 			return explainDial(ps.server.url, err)
 		}
@@ -196,8 +197,8 @@ func (ps *polls) dial(ctx context.Context, waiters int, cursor string) error {
 }
 
 // ask sends the next request over every connection.
-func (ps *polls) ask(cursor string) error {
-	request := ps.request(cursor)
+func (ps *polls) ask() error {
+	request := ps.request()
 	for _, one := range ps.conns {
 		if n, err := unix.Write(one.fd, request); err != nil || n < len(request) {
 			return fmt.Errorf("a connection that was answered takes %d bytes of a request: %w", n, err)
@@ -206,8 +207,20 @@ func (ps *polls) ask(cursor string) error {
 	return nil
 }
 
+// publish appends one event and gives the times from before that until each poll was answered with it.
+func (ps *polls) publish(ctx context.Context) (*histogram, error) {
+	publisher := &publisher{server: ps.server, token: ps.token}
+	defer publisher.close()
+	times, sent := new(histogram), time.Now()
+	published := make(chan error, 1)
+	go func() { published <- publisher.post(`{"service":"finance","type":"expense_added"}`) }()
+	err := ps.answers(ctx, sent, times)
+	return times, errors.Join(err, <-published)
+}
+
 // answers reads one whole answer from each connection and counts how long after a time it was there.
 func (ps *polls) answers(ctx context.Context, since time.Time, times *histogram) error {
+	want, cursor := seqOf([]byte(ps.cursor))+1, ""
 	events := make([]unix.EpollEvent, 1024)
 	buffer := make([]byte, 64<<10)
 	for left, idle := len(ps.conns), 0; left > 0; {
@@ -234,38 +247,44 @@ func (ps *polls) answers(ctx context.Context, since time.Time, times *histogram)
 				return fmt.Errorf("poll %d: %w", event.Fd, closedBy(err))
 			}
 			one.came = append(one.came, buffer[:n]...)
-			whole, err := ps.whole(one.came)
+			given, err := answered(one.came, want)
 			if err != nil {
 				return fmt.Errorf("poll %d: %w", event.Fd, err)
 			}
-			if whole {
+			if given != "" {
+				cursor = given
 				times.add(time.Since(since))
 				one.came = nil
 				left--
 			}
 		}
 	}
+	ps.cursor = cursor
 	return nil
 }
 
-// whole says whether an answer has come to its end, and notes its cursor. One without the event is a failure.
-func (ps *polls) whole(answer []byte) (bool, error) {
+// answered gives the cursor of an answer that is whole: empty as long as it is not. An answer with anything but the one event is a failure.
+func answered(answer []byte, want int64) (cursor string, err error) {
 	head, body, found := bytes.Cut(answer, blankLine)
 	if !found {
-		return false, nil
+		return "", nil
 	}
 	_, length, _ := strings.Cut(strings.ToLower(string(head)), "content-length: ")
 	length, _, _ = strings.Cut(length, "\r\n")
-	if size, err := strconv.Atoi(length); err == nil && len(body) < size {
-		return false, nil
+	size, err := strconv.Atoi(length)
+	if err == nil && len(body) < size {
+		return "", nil
 	}
-	if at := bytes.LastIndex(body, cursorField); bytes.HasPrefix(head, statusOK) && at >= 0 && bytes.Count(body, cursorField) == 2 {
-		cursor, _, _ := bytes.Cut(body[at+len(cursorField):], []byte{'"'})
-		ps.cursor = string(cursor)
-		return true, nil
+	rest := body
+	if event := seqAfter(&rest); err == nil && bytes.HasPrefix(head, statusOK) && event == want {
+		_, rest, _ = bytes.Cut(rest, cursorField)
+		reached, rest, _ := bytes.Cut(rest, []byte{'"'})
+		if seqOf(reached) == want && !bytes.Contains(rest, cursorField) {
+			return string(reached), nil
+		}
 	}
 	status, _, _ := bytes.Cut(head, []byte("\r\n"))
-	return false, fmt.Errorf("answered %s: %s", status, body)
+	return "", fmt.Errorf("answered %s instead of with event %d alone: %s", status, want, body)
 }
 
 func (ps *polls) close() {

@@ -58,6 +58,7 @@ type loop struct {
 	delivered atomic.Int64
 
 	latency histogram // owned by the loop until it has ended
+	bytes   int64     // of reads that brought events
 	now     time.Time // of the read under way
 	current *reader   //
 	events  int64     // of the read under way
@@ -231,6 +232,7 @@ func (l *loop) read(r *reader, buffer []byte, visit func(*frame)) {
 	err = r.response.feed(buffer[:n], visit)
 	if l.events > 0 {
 		l.delivered.Add(l.events)
+		l.bytes += int64(n)
 		r.lastReceived = l.now
 	}
 	if err := errors.Join(l.err, err); err != nil {
