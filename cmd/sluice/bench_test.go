@@ -80,7 +80,7 @@ func TestBenchDoors(t *testing.T) {
 			if floor.Deliveries == 0 || floor.Deliveries%20 != 0 || floor.Lost+floor.Repeated != 0 {
 				t.Errorf("%s %s: %+v", door, rate, floor)
 			}
-			if ratio := floor.Bytes / server.Bytes; ratio < 0.9 || ratio > 1.1 {
+			if ratio := floor.Bytes / server.Bytes; ratio < 0.95 || ratio > 1.05 {
 				t.Errorf("%s %s: %.0f bytes an event, and %.0f of the floor", door, rate, server.Bytes, floor.Bytes)
 			}
 		}

@@ -32,12 +32,14 @@ func (d door) greeting() string {
 	const ack = `{"type":"ack","cursor":"floor-0"}`
 	switch d {
 	case doorNDJSON:
-		return "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\r\n" + ack + "\n"
+		return "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(ack+"\n")
 	case doorWebSocket:
 		return "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + string(textFrame(ack))
 	}
-	return "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: ack\nid: floor-0\ndata: {}\n\n"
+	return "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk("event: ack\nid: floor-0\ndata: {}\n\n")
 }
+
+func chunk(text string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(text), text) }
 
 // write makes one write of the floor's: so many events after a sequence, as long as the server's, since the kernel copies
 // every byte.
@@ -57,7 +59,7 @@ func (d door) write(after int64, events int) []byte {
 		} else if seq > after+1 {
 			made.WriteByte(',')
 		}
-		fmt.Fprintf(&made, `{"id":"01a20d86-7184-75d6-84c5-b24c0f91521c","cursor":"floor00000-%d","orgId":"1","service":"finance","type":"expense_added","propertyId":"7","time":"2026-01-01T00:00:00.000Z","data":{"t":%d}}`,
+		fmt.Fprintf(&made, `{"id":"01a20d86-7184-75d6-84c5-b24c0f91521c","cursor":"floor00000-%d","orgId":"bench-aaaaaaaa","service":"finance","type":"expense_added","propertyId":"7","time":"2026-01-01T00:00:00.000Z","data":{"t":%d}}`,
 			seq, time.Now().UnixNano())
 		if d == doorSSE {
 			made.WriteString("\n\n")
@@ -71,12 +73,12 @@ func (d door) write(after int64, events int) []byte {
 		made.WriteByte('}')
 	}
 	switch d {
-	case doorNDJSON:
-		made.WriteByte('\n')
 	case doorWebSocket:
 		return textFrame(made.String())
+	case doorNDJSON:
+		made.WriteByte('\n')
 	}
-	return []byte(made.String())
+	return []byte(chunk(made.String()))
 }
 
 // textFrame is a text message of one frame, as servers send it.

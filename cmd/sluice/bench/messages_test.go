@@ -92,7 +92,7 @@ func TestShortBatch(t *testing.T) {
 		`{"type":"event","cursor":"e1-3","event":{"id":"a","cursor":"e1-1"}}`,
 		`{"type":"event","cursor":"e1-3"}`,
 	} {
-		for one, bytes := range map[door]string{doorNDJSON: text + "\n", doorWebSocket: string(textFrame(text))} {
+		for one, bytes := range map[door]string{doorNDJSON: chunk(text + "\n"), doorWebSocket: string(textFrame(text))} {
 			if got, err := read(&response{door: one}, one.greeting(), bytes); err == nil || !strings.Contains(err.Error(), "cursor 3 ends") {
 				t.Errorf("%s: %q (%v)", one, got, err)
 			}
