@@ -37,7 +37,7 @@ func TestBenchFanout(t *testing.T) {
 			t.Errorf("no line like %s in:\n%s", line, out)
 		}
 	}
-	if !regexp.MustCompile(`\d+ cores, go1\.\S+, one fsync p50 \S+s`).MatchString(notes + out) {
+	if !regexp.MustCompile(`\d+ cores, Linux \S+, go1\.\S+, one fsync p50 \S+s`).MatchString(notes + out) {
 		t.Errorf("the time of an fsync is not told: %s", notes)
 	}
 	out, notes, status = outcome(t, sluice(append(run, "--json", "--no-floor", "--sharing=5")...))

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 )
 
@@ -36,6 +37,7 @@ func (c *Idle) Run(ctx context.Context) error {
 	if err := raiseDescriptors(c.Subscribers); err != nil {
 		return err
 	}
+	fmt.Fprintln(os.Stderr, machine(c.Data))
 	memory := func(readers int) (connected, left int64, err error) {
 		rs, err := newReaders()
 		if err != nil {

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sluice/handlers"
 )
 
@@ -216,7 +218,10 @@ func (p *publisher) close() {
 
 // machine says what the figures were taken on.
 func machine(dir string) string {
-	return fmt.Sprintf("%d cores, %s, one fsync p50 %s", runtime.NumCPU(), runtime.Version(), fsyncTime(dir).Round(time.Microsecond))
+	var kernel unix.Utsname
+	_ = unix.Uname(&kernel) // it cannot fail for a place of ours
+	return fmt.Sprintf("%d cores, %s %s, %s, one fsync p50 %s", runtime.NumCPU(), unix.ByteSliceToString(kernel.Sysname[:]),
+		unix.ByteSliceToString(kernel.Release[:]), runtime.Version(), fsyncTime(dir).Round(time.Microsecond))
 }
 
 // fsyncTime is the median time of writing a block and syncing it, which no commit can be faster than; 0 where the
