@@ -31,7 +31,7 @@ var stubs = map[string]string{
 	"sudo": `exec "$@"`,
 	"apt-get": `cat "$SLUICE_PG_CONFIG/createcluster.conf" >>"$CALLS" 2>/dev/null
 		cat "$SLUICE_SBIN/policy-rc.d" >>"$CALLS" 2>/dev/null; :`,
-	"initdb": ``, "gcc": ``, "pgbouncer": ``, "update-rc.d": ``,
+	"initdb": ``, "gcc": ``, "pgbouncer": ``, "nginx": ``, "haproxy": ``, "update-rc.d": ``,
 	"curl": ``, "chromium": ``, "node": `echo "$NODE_SAYS"`,
 	"npm": `[ "$1" != ci ] || { rm -rf node_modules; mkdir node_modules; exit; }
 		mkdir -p node_modules/.bin
@@ -128,7 +128,7 @@ func TestInstall(t *testing.T) {
 		spares []string // what is neither said nor called
 	}{
 		{name: "nothing missing", stubs: "go id sudo apt-get initdb", calls: []string{modules}, spares: []string{"sudo", "apt-get", "Install"}},
-		{name: "nothing missing to test", stubs: "go id sudo apt-get initdb gcc pgbouncer", flag: "--test", calls: []string{modules}, spares: []string{"sudo", "apt-get"}},
+		{name: "nothing missing to test", stubs: "go id sudo apt-get initdb gcc pgbouncer nginx haproxy", flag: "--test", calls: []string{modules}, spares: []string{"sudo", "apt-get"}},
 		{name: "no go", stubs: "id sudo apt-get", status: 1, says: []string{"not installed", download}, spares: []string{"sudo", "apt-get"}},
 		{name: "old go", stubs: "go id sudo apt-get", env: "GO_SAYS=go1.25.9", status: 1, says: []string{"Go 1.25.9 is too old", "1.26", download}, spares: []string{"apt-get"}},
 		{name: "very old go", stubs: "go initdb", env: "GO_SAYS=", status: 1, says: []string{"too old", download}, spares: []string{modules}},
@@ -140,11 +140,12 @@ func TestInstall(t *testing.T) {
 		{name: "neither", stubs: "go id apt-get", status: 1, says: []string{quiet, "apt-get update && apt-get install -y --no-install-recommends postgresql"}, spares: []string{"apt-get update -qq", modules}},
 		{name: "neither, kept as it is", stubs: "go id apt-get", kept: "mine", status: 1, says: []string{"Run as root:  apt-get update"}, spares: []string{quiet}},
 		{name: "kept as it is", stubs: "go id apt-get", env: "ID_SAYS=0", kept: "mine", calls: []string{"mine", postgres, "mine"}, spares: []string{quiet}},
-		{name: "a compiler", stubs: "go id apt-get initdb pgbouncer", env: "ID_SAYS=0", flag: "--test", says: []string{"Installing gcc libc6-dev"}, calls: []string{"--no-install-recommends gcc libc6-dev", modules}, spares: []string{quiet, "postgresql", "exit 101", "update-rc.d"}},
-		{name: "a pooler", stubs: "go id apt-get initdb gcc update-rc.d", env: "ID_SAYS=0", flag: "--test", says: []string{"Installing pgbouncer"}, calls: []string{"exit 101", "--no-install-recommends pgbouncer", "exit 101", "update-rc.d pgbouncer disable", modules}, spares: []string{quiet}},
-		{name: "a pooler, with sudo", stubs: "go id sudo apt-get initdb gcc update-rc.d", flag: "--test", calls: []string{"sudo tee", "sudo update-rc.d pgbouncer disable", "update-rc.d", modules, "sudo rm -f"}},
-		{name: "a pooler, by hand", stubs: "go id apt-get initdb gcc", flag: "--test", status: 1, says: []string{"apt-get install -y --no-install-recommends pgbouncer && for one in pgbouncer; do service $one stop; update-rc.d $one disable; done"}, spares: []string{modules}},
-		{name: "no pooler to run", stubs: "go id sudo apt-get initdb", calls: []string{modules}, spares: []string{"pgbouncer"}},
+		{name: "a compiler", stubs: "go id apt-get initdb pgbouncer nginx haproxy", env: "ID_SAYS=0", flag: "--test", says: []string{"Installing gcc libc6-dev"}, calls: []string{"--no-install-recommends gcc libc6-dev", modules}, spares: []string{quiet, "postgresql", "exit 101", "update-rc.d"}},
+		{name: "a pooler", stubs: "go id apt-get initdb gcc nginx haproxy update-rc.d", env: "ID_SAYS=0", flag: "--test", says: []string{"Installing pgbouncer"}, calls: []string{"exit 101", "--no-install-recommends pgbouncer", "exit 101", "update-rc.d pgbouncer disable", modules}, spares: []string{quiet}},
+		{name: "proxies", stubs: "go id apt-get initdb gcc pgbouncer update-rc.d", env: "ID_SAYS=0", flag: "--test", says: []string{"Installing nginx haproxy"}, calls: []string{"exit 101", "--no-install-recommends nginx haproxy", "exit 101", "update-rc.d nginx disable", "update-rc.d haproxy disable", modules}, spares: []string{quiet}},
+		{name: "a pooler, with sudo", stubs: "go id sudo apt-get initdb gcc nginx haproxy update-rc.d", flag: "--test", calls: []string{"sudo tee", "sudo update-rc.d pgbouncer disable", "update-rc.d", modules, "sudo rm -f"}},
+		{name: "a pooler, by hand", stubs: "go id apt-get initdb gcc nginx haproxy", flag: "--test", status: 1, says: []string{"apt-get install -y --no-install-recommends pgbouncer && for one in pgbouncer; do service $one stop; update-rc.d $one disable; done"}, spares: []string{modules}},
+		{name: "no pooler to run", stubs: "go id sudo apt-get initdb", calls: []string{modules}, spares: []string{"pgbouncer", "nginx", "haproxy"}},
 		{name: "no apt-get", stubs: "go id sudo", status: 1, says: []string{"Missing: postgresql", "initdb", "package manager"}, spares: []string{modules, "sudo"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -180,7 +181,7 @@ func TestInstall(t *testing.T) {
 // TestInstallClients installs what tests read with: from Debian what is missing, from npm what the lock file says, once.
 func TestInstallClients(t *testing.T) {
 	const ci, newer = "npm ci ", "npm install --no-save --no-audit --no-fund --loglevel=error node@20."
-	base := []string{"go", "id", "apt-get", "initdb", "gcc", "pgbouncer"}
+	base := []string{"go", "id", "apt-get", "initdb", "gcc", "pgbouncer", "nginx", "haproxy"}
 	for _, c := range []struct {
 		name   string
 		has    []string

@@ -32,7 +32,7 @@ fi
 # What tests start themselves; Debian keeps such programs off the PATH of ordinary users.
 sbin=${SLUICE_SBIN:-/usr/sbin}
 services=""
-for one in pgbouncer; do
+for one in pgbouncer nginx haproxy; do
 	if [ "${1:-}" = --test ] && ! have "$one" && [ ! -x "$sbin/$one" ]; then
 		services="$services $one"
 	fi
@@ -47,7 +47,7 @@ if [ "${1:-}" = --test ]; then
 fi
 
 if [ -n "$missing" ]; then
-	have apt-get || fail "Missing:$missing. Install the Postgres server (initdb, postgres), a C compiler and PgBouncer with your package manager; only apt-get is known here."
+	have apt-get || fail "Missing:$missing. Install the Postgres server (initdb, postgres), a C compiler, PgBouncer, nginx and HAProxy with your package manager; only apt-get is known here."
 	# Debian would start a cluster of its own for everybody; Sluice starts a private one.
 	config=${SLUICE_PG_CONFIG:-/etc/postgresql-common}
 	quiet=""

@@ -4,12 +4,10 @@ import (
 	"database/sql"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/lib/pq"
 
@@ -19,11 +17,11 @@ import (
 // pooler is a PgBouncer in transaction mode before the cluster of the tests: each transaction gets whatever connection is
 // free, and nothing of a session survives it.
 type pooler struct {
-	t       testing.TB
-	config  string
-	owner   *syscall.Credential // nil: our own user
-	url     string
-	command *exec.Cmd
+	*child
+	t     testing.TB
+	dir   string
+	owner *syscall.Credential // nil: our own user
+	url   string
 }
 
 func startPooler(t testing.TB, database string) *pooler {
@@ -34,7 +32,7 @@ func startPooler(t testing.TB, database string) *pooler {
 	}
 	dir := shortDir(t)
 	p := &pooler{
-		t: t, config: filepath.Join(dir, "pgbouncer.ini"),
+		t: t, dir: dir,
 		url: fmt.Sprintf("host=%s port=6432 user=%s dbname=%s sslmode=disable", dir, to.User, to.Database),
 	}
 	// It refuses to run as root, and must get at the socket of Postgres: it runs as whom Postgres does.
@@ -44,11 +42,8 @@ func startPooler(t testing.TB, database string) *pooler {
 	}
 	if stat := sockets.Sys().(*syscall.Stat_t); os.Geteuid() == 0 {
 		p.owner = &syscall.Credential{Uid: stat.Uid, Gid: stat.Gid}
-		if err := os.Chown(dir, int(stat.Uid), int(stat.Gid)); err != nil {
-			t.Fatal(err)
-		}
 	}
-	err = os.WriteFile(p.config, fmt.Appendf(nil, `[databases]
+	err = os.WriteFile(filepath.Join(dir, "pgbouncer.ini"), fmt.Appendf(nil, `[databases]
 * = host=%s port=%d user=%s
 [pgbouncer]
 listen_addr =
@@ -63,44 +58,17 @@ ignore_startup_parameters = extra_float_digits
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(p.kill)
 	p.start()
+	t.Cleanup(func() { p.end(syscall.SIGKILL) }) // newer ones wait for their clients when they are asked to end
 	return p
 }
 
 // start runs it and waits until it answers.
 func (p *pooler) start() {
 	p.t.Helper()
-	program, err := exec.LookPath("pgbouncer")
-	if err != nil {
-		program = "/usr/sbin/pgbouncer"
-	}
-	p.command = exec.Command(program, p.config)
-	p.command.Dir = "/"
-	p.command.SysProcAttr = &syscall.SysProcAttr{Credential: p.owner, Pdeathsig: syscall.SIGKILL}
-	said := new(logs)
-	p.command.Stdout, p.command.Stderr = said, said
-	if err := p.command.Start(); err != nil {
-		p.t.Fatalf("%v: scripts/install.sh --test installs PgBouncer", err)
-	}
+	p.child = startChild(p.t, p.dir, p.owner, "pgbouncer", filepath.Join(p.dir, "pgbouncer.ini"))
 	db := database(p.t, p.url+" binary_parameters=yes")
-	for deadline := time.After(patience); ; {
-		if db.Ping() == nil {
-			return
-		}
-		select {
-		case <-deadline:
-			p.t.Fatalf("PgBouncer does not answer: %s", said)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
-func (p *pooler) kill() {
-	if p.command != nil && p.command.Process != nil {
-		_ = p.command.Process.Kill()
-		_ = p.command.Wait()
-	}
+	p.await(p.t, func() bool { return db.Ping() == nil })
 }
 
 // TestPooler does everything through PgBouncer but what needs a session: two instances publish, stream, resume and relay,
@@ -153,7 +121,7 @@ func TestPooler(t *testing.T) {
 	s = a.open(transports()[0], all, "", s.last)
 	read()
 
-	between.kill()
+	between.end(syscall.SIGKILL)
 	between.start()
 	awaitReady(t, a)
 	both("again")

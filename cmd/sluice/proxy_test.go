@@ -7,13 +7,12 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net"
 	"os"
-	"os/exec"
 	"os/user"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -121,117 +120,49 @@ type proxy struct {
 	root string // file of the certificate to trust; empty: no TLS
 }
 
-// start runs the proxy before an instance until the test ends: a child of ours, in the foreground, and nobody's service.
+// start runs the proxy before an instance until the test ends.
 func (s proxySetup) start(t testing.TB, backend string) *proxy {
 	t.Helper()
 	dir := shortDir(t)
-	account := unprivileged(t, dir)
 	made := &proxy{}
 	scheme := "http://"
 	if s.tls() {
 		scheme, made.root = "https://", certified(t, dir)
 	}
+	path := filepath.Join(dir, "config")
+	arguments := []string{"-db", "-f", path}
+	if s.program == "nginx" {
+		arguments = []string{"-p", dir, "-e", "stderr", "-g", "daemon off;", "-c", path}
+	}
 	// A port that was free a moment ago may be taken now: then it is another one's turn.
 	for range 5 {
 		address := freePort(t)
 		text := strings.NewReplacer("DIR", dir, "LISTEN", address, "BACKEND", strings.TrimPrefix(backend, "http://")).Replace(s.text)
-		path := filepath.Join(dir, "config")
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		arguments := []string{"-db", "-f", path}
-		if s.program == "nginx" {
-			arguments = []string{"-p", dir, "-e", "stderr", "-g", "daemon off;", "-c", path}
-		}
-		command := exec.Command(proxyProgram(t, s.program), arguments...)
-		command.Dir = dir
-		command.SysProcAttr = &syscall.SysProcAttr{Credential: account}
-		said, ended := runChild(t, command)
-		if answers(t, address, ended) {
+		running := startChild(t, dir, unprivileged(t), s.program, arguments...)
+		err := running.awaitOr(func() bool {
+			conn, err := net.Dial("tcp", address)
+			if err == nil {
+				conn.Close()
+			}
+			return err == nil
+		})
+		if err == nil {
 			made.url = scheme + address
 			return made
 		}
-		if text := said.String(); !strings.Contains(strings.ToLower(text), "address already in use") && !strings.Contains(text, "cannot bind") {
-			t.Fatalf("%s: %s", s.name, text)
+		if said := strings.ToLower(running.said.String()); !strings.Contains(said, "address already in use") && !strings.Contains(said, "cannot bind") {
+			t.Fatalf("%s: %v: %s", s.name, err, said)
 		}
 	}
 	t.Fatalf("%s finds no port", s.name)
 	return nil
 }
 
-// runChild starts a program that ends with the test, however that ends: the kernel ends it where we cannot, with the
-// thread that has started it, which is therefore held.
-func runChild(t testing.TB, command *exec.Cmd) (said *logs, ended <-chan struct{}) {
-	t.Helper()
-	said = new(logs)
-	command.Stdout, command.Stderr = said, said
-	dieWithTest(command.SysProcAttr)
-	started, gone := make(chan error, 1), make(chan struct{})
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		defer close(gone)
-		err := command.Start()
-		started <- err
-		if err == nil {
-			_ = command.Wait()
-		}
-	}()
-	if err := <-started; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = command.Process.Signal(syscall.SIGTERM) // nginx takes its worker along
-		select {
-		case <-gone:
-		case <-time.After(patience):
-			_ = command.Process.Kill()
-			<-gone
-			t.Errorf("%s does not end when it is asked to", command.Path)
-		}
-		if t.Failed() {
-			t.Logf("%s said:\n%s", command.Path, said)
-		}
-	})
-	return said, gone
-}
-
-// answers waits until somebody listens; false where the child has ended instead.
-func answers(t testing.TB, address string, ended <-chan struct{}) bool {
-	t.Helper()
-	deadline := time.After(patience)
-	for {
-		conn, err := net.Dial("tcp", address)
-		if err == nil {
-			conn.Close()
-		}
-		select {
-		case <-ended:
-			return false
-		case <-deadline:
-			t.Fatalf("nobody listens at %s: %v", address, err)
-		case <-time.After(10 * time.Millisecond):
-			if err == nil {
-				return true
-			}
-		}
-	}
-}
-
-// proxyProgram finds a proxy, also where Debian has it outside an ordinary user's PATH.
-func proxyProgram(t testing.TB, name string) string {
-	t.Helper()
-	for _, one := range []string{name, "/usr/sbin/" + name, "/usr/local/sbin/" + name} {
-		if path, err := exec.LookPath(one); err == nil {
-			return path
-		}
-	}
-	t.Fatalf("%s is not installed: run scripts/install.sh --test", name)
-	return ""
-}
-
-// unprivileged is the user that proxies run as where we are root, to whom the directory is given; else nil: ourselves.
-func unprivileged(t testing.TB, dir string) *syscall.Credential {
+// unprivileged is the user that proxies run as where we are root; else nil: ourselves.
+func unprivileged(t testing.TB) *syscall.Credential {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		return nil
@@ -242,10 +173,7 @@ func unprivileged(t testing.TB, dir string) *syscall.Credential {
 	}
 	uid, err1 := strconv.ParseUint(nobody.Uid, 10, 32)
 	gid, err2 := strconv.ParseUint(nobody.Gid, 10, 32)
-	if err1 != nil || err2 != nil {
-		t.Fatalf("user nobody: %v, %v", err1, err2)
-	}
-	if err := os.Chown(dir, int(uid), int(gid)); err != nil {
+	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
