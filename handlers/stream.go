@@ -26,6 +26,9 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return s.refuse(w, r, err)
 	}
+	if err := checkStripped(w, r); err != nil {
+		return err
+	}
 	kind := negotiated(r.Header)
 	if kind == "" {
 		return problem(http.StatusNotAcceptable, "this server streams %s, %s, and over WebSocket", eventStream, ndjsonType)

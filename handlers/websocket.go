@@ -110,6 +110,18 @@ func webSocketKey(text string) bool {
 	return err == nil && len(key) == 16
 }
 
+// checkStripped finds a handshake that has lost its Upgrade on the way, as proxies that were told nothing of WebSockets let
+// it. Its client would wait for a WebSocket while it is given a stream, or while a proxy holds that back.
+func checkStripped(w http.ResponseWriter, r *http.Request) error {
+	if r.Header.Get("Sec-WebSocket-Key") == "" {
+		return nil
+	}
+	w.Header().Set("Upgrade", "websocket")
+	w.Header().Set("Connection", "Upgrade")
+	return problem(http.StatusUpgradeRequired,
+		"the handshake of a WebSocket came over %s, without its Upgrade or Connection header: a proxy on the way has to pass them on, over HTTP/1.1", r.Proto)
+}
+
 // webSocket is a WebSocket over a connection in clear text, without a goroutine of its own: whatever has come is read
 // when it has come.
 type webSocket struct {

@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -23,6 +25,9 @@ import (
 // mover reads a log from a cursor through one door after another.
 type mover struct {
 	p      *process
+	client http.Client
+	trusts *tls.Config // where p has TLS
+	proto  string      // of the last answer over HTTP
 	token  string
 	query  string
 	cursor string
@@ -30,11 +35,22 @@ type mover struct {
 }
 
 // doors are the ways to read some events more, at least one where enough are there, and move the cursor.
-var doors = map[string]func(f *mover, most int) error{
-	"sse":       func(f *mover, most int) error { return f.readStream("text/event-stream", most) },
-	"ndjson":    func(f *mover, most int) error { return f.readStream("application/x-ndjson", most) },
+var doors = map[string]func(f *mover, ctx context.Context, most int) error{
+	"sse": func(f *mover, ctx context.Context, most int) error {
+		return f.readStream(ctx, "text/event-stream", most)
+	},
+	"ndjson": func(f *mover, ctx context.Context, most int) error {
+		return f.readStream(ctx, "application/x-ndjson", most)
+	},
 	"websocket": (*mover).readSocket,
-	"poll":      func(f *mover, _ int) error { return f.readPoll() },
+	"poll":      func(f *mover, ctx context.Context, _ int) error { return f.readPoll(ctx) },
+}
+
+// read goes through a door once, and gives up when a test has waited long enough.
+func (f *mover) read(door string, most int) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return doors[door](f, ctx, most)
 }
 
 // request asks for what comes after the cursor.
@@ -45,12 +61,21 @@ func (f *mover) request(ctx context.Context, path, accept string) (*http.Respons
 	}
 	request.Header.Set("Authorization", "Bearer "+f.token)
 	request.Header.Set("Accept", accept)
-	return http.DefaultClient.Do(request)
+	response, err := f.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	f.proto = response.Proto
+	if response.StatusCode != http.StatusOK {
+		response.Body.Close()
+		return nil, errors.New(response.Status)
+	}
+	return response, nil
 }
 
 // readPoll asks once.
-func (f *mover) readPoll() error {
-	response, err := f.request(context.Background(), "/v2/realtime/poll?wait=20", "application/json")
+func (f *mover) readPoll(ctx context.Context) error {
+	response, err := f.request(ctx, "/v2/realtime/poll?wait=20", "application/json")
 	if err != nil {
 		return err
 	}
@@ -87,16 +112,14 @@ func (f *mover) take(text []byte) error {
 }
 
 // readStream reads events of a stream over HTTP and leaves it in the middle.
-func (f *mover) readStream(accept string, most int) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
+func (f *mover) readStream(ctx context.Context, accept string, most int) error {
 	response, err := f.request(ctx, "/v2/realtime/stream?", accept)
 	if err != nil {
 		return err
 	}
 	defer response.Body.Close()
 	lines := bufio.NewReader(response.Body)
-	var id string
+	var id, kind string
 	for read := 0; read < most; {
 		text, err := lines.ReadBytes('\n')
 		if err != nil {
@@ -107,11 +130,19 @@ func (f *mover) readStream(accept string, most int) error {
 		before := len(f.ids)
 		switch {
 		case accept == "application/x-ndjson":
-			err = f.take(text)
+			if len(text) > 0 { // else padding
+				err = f.take(text)
+			}
 		case bytes.HasPrefix(text, []byte("id: ")):
 			id = string(text[len("id: "):])
-		case isData && !bytes.Contains(value, []byte(`"connectionId"`)):
+		case bytes.HasPrefix(text, []byte("event: ")):
+			kind = string(text[len("event: "):])
+		case isData && (kind == "ack" || kind == "ping"):
+			err = f.take(fmt.Appendf(nil, `{"cursor":%q}`, id))
+		case isData && kind == "finance":
 			err = f.take(fmt.Appendf(nil, `{"cursor":%q,"event":%s}`, id, value))
+		case isData:
+			err = fmt.Errorf("unexpected: %s %s", kind, value)
 		}
 		if err != nil {
 			return err
@@ -122,15 +153,13 @@ func (f *mover) readStream(accept string, most int) error {
 }
 
 // readSocket reads events of a WebSocket; half of the time it asks by the first message.
-func (f *mover) readSocket(most int) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
+func (f *mover) readSocket(ctx context.Context, most int) error {
 	query := f.query + "&cursor=" + f.cursor
 	asked := rand.N(2) == 0
 	if asked {
 		query = ""
 	}
-	dialer := ws.Dialer{Header: ws.HandshakeHeaderHTTP{"Authorization": {"Bearer " + f.token}}}
+	dialer := ws.Dialer{TLSConfig: f.trusts, Header: ws.HandshakeHeaderHTTP{"Authorization": {"Bearer " + f.token}}}
 	conn, buffered, _, err := dialer.Dial(ctx, strings.Replace(f.p.url, "http", "ws", 1)+"/v2/realtime/stream?"+query)
 	if err != nil {
 		return err
@@ -203,7 +232,7 @@ func TestMovingBetweenDoors(t *testing.T) {
 		name := names[rand.N(len(names))]
 		used[name]++
 		f.p = instances[rand.N(2)]
-		err := doors[name](f, min(1+rand.N(8), len(want)-len(f.ids)))
+		err := f.read(name, min(1+rand.N(8), len(want)-len(f.ids)))
 		if err != nil {
 			t.Fatalf("%s at %s, %d of %d events: %v", name, f.cursor, len(f.ids), len(want), err)
 		}

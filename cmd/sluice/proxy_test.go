@@ -4,12 +4,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -76,7 +78,7 @@ var (
 	nginxDefault  = nginxWith("nginx as it comes") // HTTP/1.0 to Sluice, Upgrade stripped, buffering but for X-Accel-Buffering
 	nginxStripped = nginxWith("nginx with HTTP/1.1, Upgrade stripped", nginx11)
 	nginxPassing  = nginxWith("nginx with HTTP/1.1, Upgrade passed", nginx11, nginxUpgrade)
-	nginxHolding  = nginxWith("nginx that buffers", nginx11, nginxUpgrade, nginxHolds)
+	nginxHolding  = nginxWith("nginx with HTTP/1.0 that buffers whatever it is told", nginxHolds)
 	nginxHurried  = nginxWith("nginx with an idle time-out of 5 s", nginx11, nginxUpgrade, "proxy_read_timeout 5s;")
 	haproxyPlain  = haproxyWith("haproxy", "60s")
 	haproxyHurry  = haproxyWith("haproxy with idle time-outs of 5 s", "5s")
@@ -86,7 +88,7 @@ var (
 func advised(t testing.TB, program string) proxySetup {
 	t.Helper()
 	file, around := "../../deploy/haproxy.cfg", ""
-	exchanges := [][2]string{{"bind :443", "bind LISTEN"}, {"/etc/haproxy/sluice.pem", "DIR/both.pem"}, {"127.0.0.1:8080", "BACKEND"}}
+	exchanges := [][2]string{{"maxconn 20000", "maxconn 100"}, {"bind :443", "bind LISTEN"}, {"/etc/haproxy/sluice.pem", "DIR/both.pem"}, {"127.0.0.1:8080", "BACKEND"}}
 	if program == "nginx" {
 		file, around = "../../deploy/nginx.conf", nginxAround
 		exchanges = [][2]string{
@@ -118,6 +120,24 @@ func (s proxySetup) tls() bool { return strings.Contains(s.text, ".pem") }
 type proxy struct {
 	url  string
 	root string // file of the certificate to trust; empty: no TLS
+}
+
+// mover reads through the proxy, and speaks HTTP/2 where that is offered.
+func (p *proxy) mover(t testing.TB, token, cursor string) *mover {
+	t.Helper()
+	f := &mover{p: &process{t: t, url: p.url}, token: token, query: "services=finance", cursor: cursor}
+	if p.root != "" {
+		text, err := os.ReadFile(p.root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.trusts = &tls.Config{RootCAs: x509.NewCertPool()}
+		f.trusts.RootCAs.AppendCertsFromPEM(text)
+	}
+	transport := &http.Transport{TLSClientConfig: f.trusts.Clone(), ForceAttemptHTTP2: true}
+	t.Cleanup(transport.CloseIdleConnections)
+	f.client.Transport = transport
+	return f
 }
 
 // start runs the proxy before an instance until the test ends.
