@@ -53,20 +53,25 @@ func (f *secretFlags) secret() ([]byte, error) {
 // mintedFor is how long a token made here holds. It is made anew for every batch and every reconnect.
 const mintedFor = time.Hour
 
-// clientFlags say which server a command talks to, and as whom. Without a token one is made, so that on the machine
-// of `make run` everything works without one.
+// clientFlags say which server a command talks to, and as whom.
 type clientFlags struct {
-	URL   string `env:"SLUICE_URL" default:"http://127.0.0.1:8080" help:"Server to talk to."`
+	URL string `env:"SLUICE_URL" default:"http://127.0.0.1:8080" help:"Server to talk to."`
+	callerFlags
+}
+
+// callerFlags say as whom a command talks to a server. Without a token one is made, so that on the machine of `make run`
+// everything works without one.
+type callerFlags struct {
 	Token string `env:"SLUICE_TOKEN" placeholder:"JWT" help:"Token to use; none: one is made with the secret."`
 	secretFlags
 	Org string `placeholder:"ORG" help:"Org of the token that is made (1 if not given); with a service's --token, the org to act for."`
 }
 
 // minted says whether tokens are made here.
-func (f *clientFlags) minted() bool { return f.Token == "" }
+func (f *callerFlags) minted() bool { return f.Token == "" }
 
 // bearer gives the token for the next request: the one given, or a fresh one of an ADMIN with that user id and scope.
-func (f *clientFlags) bearer(user, scope string) (string, error) {
+func (f *callerFlags) bearer(user, scope string) (string, error) {
 	if !f.minted() {
 		return strings.TrimSpace(f.Token), nil
 	}

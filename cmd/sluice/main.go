@@ -23,6 +23,7 @@ type commands struct {
 	Migrate    migrateCmd    `cmd:"" help:"Bring the schema up to date, or show where it stands."`
 	Epoch      epochCmd      `cmd:"" help:"Begin a new incarnation of the log."`
 	Bench      bench.Command `cmd:"" help:"Measure a running server beside a floor."`
+	Doctor     doctorCmd     `cmd:"" help:"Examine a deployed server and what stands before it."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`
 }

@@ -52,8 +52,8 @@ func nginxWith(name string, location ...string) proxySetup {
 }`}
 }
 
-// haproxyWith is HAProxy with this idle time-out.
-func haproxyWith(name, idle string) proxySetup {
+// haproxyWith is HAProxy with this idle time-out, and what else is said of its backend.
+func haproxyWith(name, idle string, backend ...string) proxySetup {
 	return proxySetup{name, "haproxy", `
 defaults
 	mode http
@@ -65,12 +65,14 @@ frontend public
 	default_backend sluice
 backend sluice
 	server one BACKEND
+	` + strings.Join(backend, "\n\t") + `
 `}
 }
 
 const (
 	nginx11      = "proxy_http_version 1.1;"
 	nginxUpgrade = `proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";`
+	nginxHost    = "proxy_set_header Host $http_host;"
 	nginxHolds   = "proxy_ignore_headers X-Accel-Buffering;"
 )
 
@@ -81,6 +83,10 @@ var (
 	nginxHolding  = nginxWith("nginx with HTTP/1.0 that buffers whatever it is told", nginxHolds)
 	nginxHurried  = nginxWith("nginx with an idle time-out of 5 s", nginx11, nginxUpgrade, "proxy_read_timeout 5s;")
 	haproxyPlain  = haproxyWith("haproxy", "60s")
+	nginxPacking  = nginxWith("nginx that compresses", nginx11, nginxUpgrade, nginxHost, "gzip on; gzip_proxied any; gzip_types text/event-stream application/x-ndjson;")
+	nginxMeddling = nginxWith("nginx with CORS of its own", nginx11, nginxUpgrade, nginxHost, "add_header Access-Control-Allow-Origin *;")
+	nginxReading  = nginxWith("nginx that passes no POST on", nginx11, nginxUpgrade, nginxHost, "limit_except GET { deny all; }")
+	haproxyWaits  = haproxyWith("haproxy that waits for a body", "60s", "http-response wait-for-body time 20s at-least 1k")
 	haproxyHurry  = haproxyWith("haproxy with idle time-outs of 5 s", "5s")
 )
 

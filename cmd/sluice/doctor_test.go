@@ -1,0 +1,143 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"sluice/cmd/sluice/doctor"
+)
+
+// examined is a server that the doctor visits, and what must be found there: by check a part of what to change. All else is well.
+type examined struct {
+	name    string
+	url     string
+	root    string // of its certificates
+	flags   string
+	finds   map[string]string
+	says    string // a part of what is said of any of them
+	stopped bool   // the visit ends early
+
+	out, notes strings.Builder
+	status     int
+}
+
+// visit runs the doctor, as JSON where a report is to be read by the test.
+func (p *examined) visit(row int) {
+	command := sluice(append([]string{"doctor", p.url, "--json", "--idle=9s", "--jwt-secret=" + testSecret, fmt.Sprint("--org=", row)},
+		strings.Fields(p.flags)...)...)
+	if p.root != "" {
+		command.Env = append(command.Env, "SSL_CERT_FILE="+p.root)
+	}
+	command.Stdout, command.Stderr = &p.out, &p.notes
+	if err := command.Run(); command.ProcessState == nil {
+		p.notes.WriteString(err.Error())
+	}
+	p.status = command.ProcessState.ExitCode()
+}
+
+// TestDoctor visits proxies that are set up well and badly, all at once, since most of a visit is silence. Each mistake is
+// named with the directive that mends it, and nothing else is.
+func TestDoctor(t *testing.T) {
+	database := shared(t)
+	often := serve(t, append(database, "--heartbeat=1s", "--allowed-origins=https://app.example.com")...)
+	seldom := serve(t, database...)
+	const (
+		upgrade = "proxy_set_header Upgrade $http_upgrade;"
+		host    = "proxy_set_header Host $http_host;"
+		buffers = "proxy_buffering off;"
+		nginxes = "proxy_read_timeout 90s;"
+		others  = "timeout server 90s"
+		allowed = "--origin=https://app.example.com"
+	)
+	patients := []*examined{
+		{name: "no proxy", url: often.url, flags: allowed},
+		{name: "pages that nobody allowed", url: often.url, flags: "--origin=https://else.example.com", finds: map[string]string{
+			"cors": "--allowed-origins=https://else.example.com", "origin": "--allowed-origins=https://else.example.com"}},
+		{name: "a wrong token", url: often.url, flags: "--token=x", finds: map[string]string{"token": "--token"}, says: "401", stopped: true},
+		{name: "nobody there", url: "http://" + freePort(t), finds: map[string]string{"reach": "server runs"}, stopped: true},
+	}
+	for _, one := range []struct {
+		setup proxySetup
+		to    *process
+		flags string
+		finds map[string]string
+		says  string
+	}{
+		{advised(t, "nginx"), often, allowed, nil, ""},
+		{advised(t, "haproxy"), often, allowed, nil, ""},
+		{haproxyPlain, often, "", nil, ""},
+		{nginxDefault, often, "", map[string]string{"websocket": upgrade}, "HTTP/1.0"},
+		{nginxStripped, often, "", map[string]string{"websocket": upgrade}, "HTTP/1.1"},
+		{nginxPassing, often, "", map[string]string{"origin": host}, "another Host"},
+		{nginxHolding, often, "--wait=3s", map[string]string{"sse": buffers, "ndjson": buffers, "websocket": upgrade}, "held back"},
+		{nginxPacking, often, "", map[string]string{"sse": "gzip off;", "ndjson": "gzip off;"}, "compressed (gzip)"},
+		{nginxMeddling, often, allowed, map[string]string{"cors": "no add_header Access-Control-Allow-Origin"}, "*"},
+		{nginxReading, often, "", map[string]string{"ticket": "pass POST"}, "403"},
+		{haproxyWaits, often, "--wait=3s", map[string]string{"sse": "no http-response wait-for-body", "ndjson": "no http-response wait-for-body"}, "pad=1 alone"},
+		{nginxHurried, often, "", map[string]string{"idle poll": nginxes, "origin": host}, "504"},
+		{nginxHurried, seldom, "", map[string]string{
+			"idle poll": nginxes, "idle sse": nginxes, "idle ndjson": nginxes, "idle websocket": nginxes, "origin": host}, "--heartbeat"},
+		{haproxyHurry, seldom, "", map[string]string{
+			"idle poll": others, "idle sse": others, "idle ndjson": others, "idle websocket": others}, "cut after"},
+	} {
+		before := one.setup.start(t, one.to.url)
+		patients = append(patients, &examined{name: one.setup.name, url: before.url, root: before.root, flags: one.flags, finds: one.finds, says: one.says})
+	}
+	unserved := nginxPassing.start(t, "http://"+freePort(t))
+	elsewhere := httptest.NewServer(http.NotFoundHandler())
+	defer elsewhere.Close()
+	patients = append(patients,
+		&examined{name: "a proxy without a server", url: unserved.url, finds: map[string]string{"reach": "sluice serve"}, says: "502", stopped: true},
+		&examined{name: "another server", url: elsewhere.URL, finds: map[string]string{"reach": "proxy_pass"}, says: "404", stopped: true},
+	)
+	var group sync.WaitGroup
+	for row, one := range patients {
+		group.Go(func() { one.visit(row) })
+	}
+	group.Wait()
+	for _, one := range patients {
+		t.Run(one.name, one.check)
+	}
+}
+
+// check compares what was found with what should be.
+func (p *examined) check(t *testing.T) {
+	var report doctor.Report
+	if err := json.Unmarshal([]byte(p.out.String()), &report); err != nil {
+		t.Fatalf("%v: %s%s", err, p.out.String(), p.notes.String())
+	}
+	if status := min(len(p.finds), 1); p.status != status {
+		t.Errorf("exit status %d, expected %d: %s", p.status, status, p.notes.String())
+	}
+	found := map[string]bool{}
+	for _, one := range report.Findings {
+		found[one.Check] = true
+		want, wrong := p.finds[one.Check]
+		if (one.Level == doctor.OK) == wrong || wrong && (one.Level != doctor.Fail || !strings.Contains(strings.Join(one.Change, "\n"), want)) {
+			t.Errorf("%s %s: %s -> %s, expected %q", one.Level, one.Check, one.Says, one.Change, want)
+		}
+	}
+	for check := range p.finds {
+		if !found[check] {
+			t.Errorf("nothing is said of %s", check)
+		}
+	}
+	if !p.stopped && !(found["reach"] && found["http"] && found["poll"] && found["sse"] && found["ndjson"] && found["websocket"] &&
+		found["ticket"] && found["cors"] && found["idle poll"] && found["clock"]) {
+		t.Errorf("not all was looked at: %v", found)
+	}
+	if !strings.Contains(p.out.String(), p.says) {
+		t.Errorf("it does not say %q", p.says)
+	}
+	if !p.stopped && !strings.Contains(p.notes.String(), "listening for up to 9s") {
+		t.Errorf("it does not say what it waits for: %s", p.notes.String())
+	}
+	if t.Failed() {
+		t.Logf("%s\n%s", p.out.String(), p.notes.String())
+	}
+}
