@@ -44,6 +44,7 @@ func always(setup proxySetup) func(testing.TB) proxySetup {
 // TestThroughProxies goes through every door of every proxy. Where one works, a reader that leaves it in the middle and
 // comes back with its cursor has exactly the log, with and without padding.
 func TestThroughProxies(t *testing.T) {
+	t.Parallel()
 	p := serve(t, shared(t)...)
 	for row, one := range through {
 		setup := one.setup(t)
@@ -118,6 +119,7 @@ func (f *mover) tries(t *testing.T, p *process, door string, hurried bool) strin
 // heartbeat a stream lives; with a longer one, as for a poll that waits for longer, it is cut, and the reader comes back and
 // misses nothing.
 func TestThroughIdleTimeouts(t *testing.T) {
+	t.Parallel()
 	database := shared(t)
 	often, seldom := serve(t, append(database, "--heartbeat=1s")...), serve(t, database...)
 	for row, setup := range []proxySetup{nginxHurried, haproxyHurry} {

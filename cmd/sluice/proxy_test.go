@@ -70,10 +70,11 @@ backend sluice
 }
 
 const (
-	nginx11      = "proxy_http_version 1.1;"
-	nginxUpgrade = `proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";`
-	nginxHost    = "proxy_set_header Host $http_host;"
-	nginxHolds   = "proxy_ignore_headers X-Accel-Buffering;"
+	nginx11       = "proxy_http_version 1.1;"
+	nginxUpgrade  = `proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";`
+	nginxHost     = "proxy_set_header Host $http_host;"
+	haproxyPrompt = "option http-no-delay"
+	nginxHolds    = "proxy_ignore_headers X-Accel-Buffering;"
 )
 
 var (
@@ -82,12 +83,12 @@ var (
 	nginxPassing  = nginxWith("nginx with HTTP/1.1, Upgrade passed", nginx11, nginxUpgrade)
 	nginxHolding  = nginxWith("nginx with HTTP/1.0 that buffers whatever it is told", nginxHolds)
 	nginxHurried  = nginxWith("nginx with an idle time-out of 5 s", nginx11, nginxUpgrade, "proxy_read_timeout 5s;")
-	haproxyPlain  = haproxyWith("haproxy", "60s")
+	haproxyPlain  = haproxyWith("haproxy as it comes", "60s")
 	nginxPacking  = nginxWith("nginx that compresses", nginx11, nginxUpgrade, nginxHost, "gzip on; gzip_proxied any; gzip_types text/event-stream application/x-ndjson;")
 	nginxMeddling = nginxWith("nginx with CORS of its own", nginx11, nginxUpgrade, nginxHost, "add_header Access-Control-Allow-Origin *;")
 	nginxReading  = nginxWith("nginx that passes no POST on", nginx11, nginxUpgrade, nginxHost, "limit_except GET { deny all; }")
-	haproxyWaits  = haproxyWith("haproxy that waits for a body", "60s", "http-response wait-for-body time 20s at-least 1k")
-	haproxyHurry  = haproxyWith("haproxy with idle time-outs of 5 s", "5s")
+	haproxyWaits  = haproxyWith("haproxy that waits for a body", "60s", haproxyPrompt, "http-response wait-for-body time 20s at-least 1k")
+	haproxyHurry  = haproxyWith("haproxy with idle time-outs of 5 s", "5s", haproxyPrompt)
 )
 
 // advised is a configuration that we tell people to use, from the file that we give them.

@@ -48,6 +48,7 @@ func (v Visit) Examine(ctx context.Context) (Report, error) {
 	defer x.old.CloseIdleConnections()
 	if x.reach(ctx) && x.admitted(ctx) {
 		open := x.doors(ctx)
+		x.delay(ctx, open)
 		x.ticket(ctx, open)
 		x.cors(ctx)
 		x.idle(ctx, open)
