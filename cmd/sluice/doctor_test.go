@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -61,7 +62,8 @@ func TestDoctor(t *testing.T) {
 	patients := []*examined{
 		{name: "no proxy", url: often.url, flags: allowed},
 		{name: "pages that nobody allowed", url: often.url, flags: "--origin=https://else.example.com", finds: map[string]string{
-			"cors": "--allowed-origins=https://else.example.com", "origin": "--allowed-origins=https://else.example.com"}},
+			"cors": "--allowed-origins=https://else.example.com", "origin": "--allowed-origins=https://else.example.com",
+		}},
 		{name: "a wrong token", url: often.url, flags: "--token=x", finds: map[string]string{"token": "--token"}, says: "401", stopped: true},
 		{name: "nobody there", url: "http://" + freePort(t), finds: map[string]string{"reach": "server runs"}, stopped: true},
 	}
@@ -84,9 +86,11 @@ func TestDoctor(t *testing.T) {
 		{haproxyWaits, often, "--wait=5s --idle=4s", map[string]string{"sse": "no http-response wait-for-body", "ndjson": "no http-response wait-for-body"}, "pad=1 alone"},
 		{nginxHurried, often, "", map[string]string{"idle poll": nginxes, "origin": host}, "504"},
 		{nginxHurried, seldom, "", map[string]string{
-			"idle poll": nginxes, "idle sse": nginxes, "idle ndjson": nginxes, "idle websocket": nginxes, "origin": host}, "--heartbeat"},
+			"idle poll": nginxes, "idle sse": nginxes, "idle ndjson": nginxes, "idle websocket": nginxes, "origin": host,
+		}, "--heartbeat"},
 		{haproxyHurry, seldom, "", map[string]string{
-			"idle poll": others, "idle sse": others, "idle ndjson": others, "idle websocket": others}, "cut after"},
+			"idle poll": others, "idle sse": others, "idle ndjson": others, "idle websocket": others,
+		}, "cut after"},
 	} {
 		before := one.setup.start(t, one.to.url)
 		patients = append(patients, &examined{name: one.setup.name, url: before.url, root: before.root, flags: one.flags, finds: one.finds, says: one.says})
@@ -171,6 +175,7 @@ type yearAgo struct {
 
 func (y *yearAgo) Write(p []byte) (int, error) {
 	const before = `"time":"202`
+	p = bytes.Clone(p)
 	for i, b := range p {
 		switch {
 		case y.matched == len(before):

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -46,8 +48,15 @@ func always(setup proxySetup) func(testing.TB) proxySetup {
 func TestThroughProxies(t *testing.T) {
 	t.Parallel()
 	p := serve(t, shared(t)...)
+	told, err := os.ReadFile("../../docs/proxies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for row, one := range through {
 		setup := one.setup(t)
+		if line := fmt.Sprintf("| %s | %s | %s | %s | %s |\n", setup.name, one.sse, one.ndjson, one.websocket, one.poll); !bytes.Contains(told, []byte(line)) {
+			t.Errorf("docs/proxies.md does not say %s", line)
+		}
 		t.Run(setup.name, func(t *testing.T) {
 			t.Parallel()
 			before := setup.start(t, p.url)

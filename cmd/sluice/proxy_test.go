@@ -83,31 +83,33 @@ var (
 	nginxPassing  = nginxWith("nginx with HTTP/1.1, Upgrade passed", nginx11, nginxUpgrade)
 	nginxHolding  = nginxWith("nginx with HTTP/1.0 that buffers whatever it is told", nginxHolds)
 	nginxHurried  = nginxWith("nginx with an idle time-out of 5 s", nginx11, nginxUpgrade, "proxy_read_timeout 5s;")
-	haproxyPlain  = haproxyWith("haproxy as it comes", "60s")
+	haproxyPlain  = haproxyWith("HAProxy as it comes", "60s")
 	nginxPacking  = nginxWith("nginx that compresses", nginx11, nginxUpgrade, nginxHost, "gzip on; gzip_proxied any; gzip_types text/event-stream application/x-ndjson;")
 	nginxMeddling = nginxWith("nginx with CORS of its own", nginx11, nginxUpgrade, nginxHost, "add_header Access-Control-Allow-Origin *;")
 	nginxReading  = nginxWith("nginx that passes no POST on", nginx11, nginxUpgrade, nginxHost, "limit_except GET { deny all; }")
-	haproxyWaits  = haproxyWith("haproxy that waits for a body", "60s", haproxyPrompt, "http-response wait-for-body time 20s at-least 1k")
-	haproxyHurry  = haproxyWith("haproxy with idle time-outs of 5 s", "5s", haproxyPrompt)
+	haproxyWaits  = haproxyWith("HAProxy that waits for a body", "60s", haproxyPrompt, "http-response wait-for-body time 20s at-least 1k")
+	haproxyHurry  = haproxyWith("HAProxy with idle time-outs of 5 s", "5s", haproxyPrompt)
 )
 
 // advised is a configuration that we tell people to use, from the file that we give them.
 func advised(t testing.TB, program string) proxySetup {
 	t.Helper()
-	file, around := "../../deploy/haproxy.cfg", ""
+	name, file, around := "HAProxy as advised", "../../deploy/haproxy.cfg", ""
 	exchanges := [][2]string{{"maxconn 20000", "maxconn 100"}, {"bind :443", "bind LISTEN"}, {"/etc/haproxy/sluice.pem", "DIR/both.pem"}, {"127.0.0.1:8080", "BACKEND"}}
 	if program == "nginx" {
-		file, around = "../../deploy/nginx.conf", nginxAround
+		name, file, around = "nginx as advised", "../../deploy/nginx.conf", nginxAround
 		exchanges = [][2]string{
-			{"listen 443", "listen LISTEN"}, {"127.0.0.1:8080", "BACKEND"},
-			{"/etc/ssl/sluice/fullchain.pem", "DIR/cert.pem"}, {"/etc/ssl/sluice/privkey.pem", "DIR/key.pem"},
+			{"listen 443", "listen LISTEN"},
+			{"127.0.0.1:8080", "BACKEND"},
+			{"/etc/ssl/sluice/fullchain.pem", "DIR/cert.pem"},
+			{"/etc/ssl/sluice/privkey.pem", "DIR/key.pem"},
 		}
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	setup := proxySetup{program + " as advised", program, string(text)}
+	setup := proxySetup{name, program, string(text)}
 	for _, one := range exchanges {
 		if strings.Count(setup.text, one[0]) != 1 {
 			t.Fatalf("%s does not name %q once", file, one[0])
