@@ -94,10 +94,7 @@ func checkUpgrade(w http.ResponseWriter, r *http.Request) error {
 	case r.ProtoMajor != 1 || r.ProtoMinor < 1 || r.Method != http.MethodGet:
 		return problem(http.StatusBadRequest, "a WebSocket begins with a GET of HTTP/1.1")
 	case r.Header.Get("Sec-WebSocket-Version") != "13":
-		w.Header().Set("Sec-WebSocket-Version", "13")
-		w.Header().Set("Upgrade", "websocket") // RFC 9110, 15.5.22 and 7.8
-		w.Header().Set("Connection", "Upgrade")
-		return problem(http.StatusUpgradeRequired, "the version of the WebSocket protocol is 13")
+		return upgradeRequired(w, "the version of the WebSocket protocol is 13")
 	case !webSocketKey(r.Header.Get("Sec-WebSocket-Key")):
 		return invalid("Sec-WebSocket-Key", "16 bytes in base64 are expected")
 	}
@@ -110,16 +107,22 @@ func webSocketKey(text string) bool {
 	return err == nil && len(key) == 16
 }
 
+// upgradeRequired is a 426 with the headers that it must have (RFC 9110, 15.5.22 and 7.8).
+func upgradeRequired(w http.ResponseWriter, format string, args ...any) error {
+	w.Header().Set("Sec-WebSocket-Version", "13")
+	w.Header().Set("Upgrade", "websocket")
+	w.Header().Set("Connection", "Upgrade")
+	return problem(http.StatusUpgradeRequired, format, args...)
+}
+
 // checkStripped finds a handshake that has lost its Upgrade on the way, as proxies that were told nothing of WebSockets let
 // it. Its client would wait for a WebSocket while it is given a stream, or while a proxy holds that back.
 func checkStripped(w http.ResponseWriter, r *http.Request) error {
-	if r.Header.Get("Sec-WebSocket-Key") == "" {
+	if r.ProtoMajor != 1 || r.Header.Get("Sec-WebSocket-Key") == "" {
 		return nil
 	}
-	w.Header().Set("Upgrade", "websocket")
-	w.Header().Set("Connection", "Upgrade")
-	return problem(http.StatusUpgradeRequired,
-		"the handshake of a WebSocket came over %s, without its Upgrade or Connection header: a proxy on the way has to pass them on, over HTTP/1.1", r.Proto)
+	return upgradeRequired(w, "the handshake of a WebSocket came over %s without its Upgrade or Connection header: "+
+		"a proxy on the way has to pass both on, over HTTP/1.1", r.Proto)
 }
 
 // webSocket is a WebSocket over a connection in clear text, without a goroutine of its own: whatever has come is read
