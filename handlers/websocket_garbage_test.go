@@ -99,6 +99,9 @@ func TestWebSocketRefusals(t *testing.T) {
 	own, _ := url.Parse(d.url)
 	d.dialSocket(admin(t, "7"), "services=tasks", "Origin", "http://"+own.Host).expect("ack")
 	upgrade := []string{"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="}
+	if r := d.ask("GET", "/v2/realtime/stream", admin(t, "7"), "", upgrade[4:]...); r.status != 426 || !strings.Contains(r.body, "proxy") {
+		t.Errorf("a handshake that was stripped: %d %s", r.status, r.body)
+	}
 	if r := d.ask("GET", "/v2/realtime/stream", admin(t, "7"), "", append(upgrade, "Sec-WebSocket-Version", "8")...); r.status != 426 || r.header.Get("Upgrade") != "websocket" ||
 		r.header.Get("Sec-WebSocket-Version") != "13" {
 		t.Errorf("an old version: %d %v", r.status, r.header)

@@ -112,6 +112,26 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
+// TestDoctorPrints reads what people are given: what is wrong, and below it what to do; and errors where nothing can be asked.
+func TestDoctorPrints(t *testing.T) {
+	p := serve(t, shared(t)...)
+	out, notes, status := outcome(t, sluice("doctor", p.url+"/", "--token=x"))
+	for _, want := range []string{"ok    reach  Sluice ", "ok    http   HTTP/1.1", "FAIL  token  401 Unauthorized", "\n             -> give a reader's --token"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in it", want)
+		}
+	}
+	if status != 1 || !strings.Contains(notes, "to be changed: 1 of 3") || t.Failed() {
+		t.Errorf("status %d: %s\n%s", status, out, notes)
+	}
+	for wrong, want := range map[string]string{"x": "not a server's address", "http://x --idle=0s": "--idle 0s: from 1s", "http://x --wait=2h": "--wait 2h0m0s: from 1s"} {
+		out, notes, status := outcome(t, sluice(append(strings.Fields("doctor --token=x"), strings.Fields(wrong)...)...))
+		if status != 1 || out != "" || !strings.Contains(notes, want) {
+			t.Errorf("%s: status %d, %s %s", wrong, status, out, notes)
+		}
+	}
+}
+
 // TestDoctorSeesDelay visits HAProxy as it comes, which gives each frame on 200 ms late. The doctor says so only where nothing
 // else was slow meanwhile, so on a busy machine it may have to come again.
 func TestDoctorSeesDelay(t *testing.T) {

@@ -60,7 +60,13 @@ func (s *stream) quiet(ctx context.Context, idle time.Duration) (silence time.Du
 	for {
 		last := s.heard
 		one, err := s.next(over)
-		silence = max(silence, time.Since(last))
+		until := one.at
+		if errors.Is(err, errSilent) {
+			until = time.Now()
+		} else if err != nil {
+			until = s.ended
+		}
+		silence = max(silence, until.Sub(last))
 		switch {
 		case ctx.Err() != nil:
 			return silence, one, ctx.Err()

@@ -48,7 +48,8 @@ type stream struct {
 	heartbeat  time.Duration // told by ack
 	heard      time.Time     // when the last frame came
 	compressed string        // how; written before the first frame is sent
-	err        error         // why it ended; written before frames is closed
+	err        error         // why it ended; written before frames is closed, as the next
+	ended      time.Time
 }
 
 // open asks for a stream. Whatever comes of it comes out of its frames. origin may be empty.
@@ -59,6 +60,7 @@ func (x *exam) open(ctx context.Context, door string, query url.Values, token, o
 		defer close(s.frames)
 		defer cancel()
 		s.err = s.run(ctx, x, query, token, origin)
+		s.ended = time.Now()
 	}()
 	return s
 }
