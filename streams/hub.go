@@ -129,8 +129,8 @@ func (h *Hub) Draining() bool { return h.drains.Load() }
 func (h *Hub) Subscribe(sub *Subscription) *Subscriber {
 	s := &Subscriber{sink: sub.Sink, start: sub, expiry: sub.Expires.Unix(), spread: h.newSpread()}
 	t := h.join(s, sub)
+	replaced := h.present(s, sub.Ticket) // first: whoever is replaced gives up a place
 	oldest := h.enlist(s, sub)
-	replaced := h.present(s, sub.Ticket)
 	t.mu.Lock()
 	switch {
 	case s.state == ended:
@@ -191,7 +191,7 @@ func (h *Hub) enlist(s *Subscriber, sub *Subscription) (oldest *Subscriber) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s.left {
+	if s.left || s.replaced {
 		return nil
 	}
 	key := [2]string{sub.Org, sub.User}
@@ -204,8 +204,7 @@ func (h *Hub) enlist(s *Subscriber, sub *Subscription) (oldest *Subscriber) {
 	user.open = append(user.open, s)
 	if len(user.open) > h.options.MaxStreamsPerUser {
 		oldest = user.open[0]
-		oldest.user = nil
-		user.open = slices.Delete(user.open, 0, 1)
+		h.delist(oldest)
 	}
 	return oldest
 }
@@ -216,12 +215,18 @@ func (h *Hub) left(s *Subscriber) {
 	h.lastLeft.Store(time.Now().UnixNano())
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	user := s.user
-	s.user, s.left = nil, true
+	s.left = true
 	h.tickets.close(s)
+	h.delist(s)
+}
+
+// delist counts a stream no more among its user's. The caller holds mu.
+func (h *Hub) delist(s *Subscriber) {
+	user := s.user
 	if user == nil {
 		return
 	}
+	s.user = nil
 	user.open = slices.DeleteFunc(user.open, func(one *Subscriber) bool { return one == s })
 	if len(user.open) == 0 {
 		delete(h.users, user.key)

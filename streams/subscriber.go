@@ -76,7 +76,8 @@ type Subscriber struct {
 	user *userStreams // guarded by Hub.mu; nil without a limit, and once it has left
 	left bool         // guarded by Hub.mu
 
-	ticket string // guarded by Hub.mu; "": none
+	ticket   string // guarded by Hub.mu; "": none
+	replaced bool   // guarded by Hub.mu; a later use of its ticket was heard of
 }
 
 // Ready implements Owner: the sink has written everything it was offered.

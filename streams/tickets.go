@@ -68,18 +68,29 @@ func (h *Hub) present(s *Subscriber, use store.TicketUse) *Subscriber {
 		return nil
 	}
 	if newest, _ := h.tickets.uses.Get(use.Ticket); newest > use.Number {
+		s.replaced = true
 		return s
 	}
-	replaced := h.tickets.heard(use)
+	replaced := h.heard(use)
 	s.ticket = use.Ticket
 	h.tickets.open[use.Ticket] = ticketStream{use.Number, s}
+	return replaced
+}
+
+// heard notes a use, and takes the stream of an earlier one from its user's: it is about to end. The caller holds mu.
+func (h *Hub) heard(use store.TicketUse) *Subscriber {
+	replaced := h.tickets.heard(use)
+	if replaced != nil {
+		replaced.replaced = true
+		h.delist(replaced)
+	}
 	return replaced
 }
 
 // TicketUsed ends the stream of an earlier use, wherever the newer one was opened. It does not block.
 func (h *Hub) TicketUsed(use store.TicketUse) {
 	h.mu.Lock()
-	replaced := h.tickets.heard(use)
+	replaced := h.heard(use)
 	h.mu.Unlock()
 	if replaced != nil {
 		h.start(func() { replaced.yield(usedAnew) })
