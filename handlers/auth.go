@@ -99,7 +99,7 @@ type knownProperties struct {
 func NewAuthenticator(options AuthOptions) *Authenticator {
 	algorithms, key := []string{"HS256"}, func(*jwt.Token) (any, error) { return options.Secret, nil }
 	if options.Keys != nil {
-		algorithms, key = []string{"RS256", "ES256", "EdDSA"}, options.Keys.key
+		algorithms, key = keyAlgorithms, options.Keys.key
 	}
 	checks := []jwt.ParserOption{
 		jwt.WithValidMethods(algorithms), jwt.WithExpirationRequired(), jwt.WithLeeway(tokenLeeway),

@@ -2,9 +2,12 @@ package handlers
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -18,7 +21,11 @@ const (
 	keysEvery   = 5 * time.Minute  // between two looks at the URL: for so long a key that was taken away is still good
 	keysPause   = 10 * time.Second // at least, between two looks that tokens of unknown keys ask for
 	keysTimeout = 5 * time.Second  // of one look
+	keysLimit   = 1 << 20          // bytes of a set
 )
+
+// keyAlgorithms are those that a token may be signed with.
+var keyAlgorithms = []string{"RS256", "ES256", "EdDSA"}
 
 // KeySet is the public keys of whoever signs tokens, as a JWKS URL tells them (RFC 7517). Once fetched they are good until
 // others take their place: a URL that does not answer takes nothing away. It is safe for concurrent use.
@@ -28,6 +35,8 @@ type KeySet struct {
 	client *http.Client
 	pause  time.Duration
 	forget func() // what was verified with the former keys
+	ctx    context.Context
+	cancel context.CancelFunc // ends a look that is under way
 
 	flight singleflight.Group
 	keys   atomic.Pointer[keyfunc.Keyfunc] // nil: none were fetched yet
@@ -37,11 +46,15 @@ type KeySet struct {
 
 // NewKeySet makes an empty set; Run keeps it. A token of a key that is not known is a reason to look at once.
 func NewKeySet(url string, log *slog.Logger) *KeySet {
-	return &KeySet{url: url, log: log, client: &http.Client{Timeout: keysTimeout}, pause: keysPause, forget: func() {}}
+	ctx, cancel := context.WithCancel(context.Background())
+	return &KeySet{
+		url: url, log: log, client: &http.Client{Timeout: keysTimeout}, pause: keysPause, forget: func() {}, ctx: ctx, cancel: cancel,
+	}
 }
 
-// Run fetches the keys every five minutes, and after a failure every ten seconds, until ctx ends.
+// Run fetches the keys every five minutes, and after a failure every ten seconds, until ctx ends. Nothing is fetched then.
 func (k *KeySet) Run(ctx context.Context) {
+	defer context.AfterFunc(ctx, k.cancel)()
 	for {
 		k.look(0)
 		wait := keysEvery
@@ -63,12 +76,11 @@ func (k *KeySet) look(pause time.Duration) {
 			return nil, nil
 		}
 		k.tried = time.Now()
-		storage, err := jwkset.NewStorageFromHTTP(k.url, jwkset.HTTPClientStorageOptions{Client: k.client, HTTPTimeout: keysTimeout})
-		var keys keyfunc.Keyfunc
-		if err == nil {
-			keys, err = keyfunc.New(keyfunc.Options{Storage: storage, UseWhitelist: []jwkset.USE{jwkset.UseSig, ""}})
+		keys, err := k.fetch()
+		if k.failed.Swap(err != nil); k.ctx.Err() != nil {
+			return nil, nil // that is no news
 		}
-		if k.failed.Swap(err != nil); err != nil {
+		if err != nil {
 			k.log.Warn("the keys of tokens cannot be fetched; those that are known stay good", "err", err)
 			return nil, nil
 		}
@@ -76,6 +88,50 @@ func (k *KeySet) look(pause time.Duration) {
 		k.forget()
 		return nil, nil
 	})
+}
+
+// fetch reads the set. What is in it for other uses or is not understood is left out (RFC 7517, 5): a token that names no
+// key is held against all that are left.
+func (k *KeySet) fetch() (keyfunc.Keyfunc, error) {
+	request, err := http.NewRequestWithContext(k.ctx, http.MethodGet, k.url, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := k.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the URL answers %s", response.Status)
+	}
+	var set struct{ Keys []json.RawMessage }
+	if err := json.NewDecoder(http.MaxBytesReader(nil, response.Body, keysLimit)).Decode(&set); err != nil {
+		return nil, err
+	}
+	if set.Keys == nil {
+		return nil, errors.New("the URL answers with no set of keys")
+	}
+	var keys []jwkset.JWK
+	for _, one := range set.Keys {
+		key, err := jwkset.NewJWKFromRawJSON(one, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
+		if err == nil && signs(key.Marshal()) {
+			keys = append(keys, key)
+		}
+	}
+	if len(keys) == 0 {
+		k.log.Warn("the URL tells no key that signs tokens, so none is good", "algorithms", keyAlgorithms)
+	}
+	storage := jwkset.NewMemoryStorage()
+	if err := storage.KeyReplaceAll(k.ctx, keys); err != nil {
+		return nil, err
+	}
+	return keyfunc.New(keyfunc.Options{Storage: storage})
+}
+
+// signs says whether a key is for one of the algorithms that are taken.
+func signs(key jwkset.JWKMarshal) bool {
+	return (key.USE == "" || key.USE == jwkset.UseSig) && (key.ALG == "" || slices.Contains(keyAlgorithms, key.ALG.String()))
 }
 
 // key is the jwt.Keyfunc: it finds the key that a token names. Where that cannot be known for now, the error is a 503.

@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -10,6 +11,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -31,6 +33,8 @@ type issuer struct {
 
 	mu   sync.Mutex
 	keys map[string]crypto.Signer // guarded by mu; published, by kid
+	also []string                 // guarded by mu; further keys, as JSON
+	text string                   // guarded by mu; told instead, where it is not empty
 }
 
 func newIssuer(t *testing.T) *issuer {
@@ -51,6 +55,13 @@ func newIssuer(t *testing.T) *issuer {
 				return
 			}
 			set["keys"] = append(set["keys"], jwk.Marshal())
+		}
+		for _, one := range i.also {
+			set["keys"] = append(set["keys"], json.RawMessage(one))
+		}
+		if i.text != "" {
+			_, _ = w.Write([]byte(i.text))
+			return
 		}
 		_ = json.NewEncoder(w).Encode(set)
 	}))
@@ -207,5 +218,113 @@ func TestKeySetDead(t *testing.T) {
 	}
 	if !strings.Contains(d.log.String(), "502") {
 		t.Errorf("the log does not tell why: %s", d.log)
+	}
+}
+
+// jwkOf is a public key as a set tells it.
+func jwkOf(key crypto.Signer, metadata jwkset.JWKMetadataOptions) string {
+	return string(must(json.Marshal(must(jwkset.NewJWKFromKey(key.Public(), jwkset.JWKOptions{Metadata: metadata})).Marshal())))
+}
+
+// TestKeySetMixed takes of a set what signs, although it has keys for other uses and some that nobody understands. No token
+// is good by one of those, whether it names it or not.
+func TestKeySetMixed(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	key := must(rsa.GenerateKey(rand.Reader, 2048))
+	encrypts, other := must(rsa.GenerateKey(rand.Reader, 2048)), must(rsa.GenerateKey(rand.Reader, 2048))
+	i.publish(map[string]crypto.Signer{"r": key})
+	i.also = []string{
+		jwkOf(encrypts, jwkset.JWKMetadataOptions{KID: "enc", USE: jwkset.UseEnc}),
+		jwkOf(other, jwkset.JWKMetadataOptions{KID: "ps", ALG: jwkset.AlgPS256}),
+		`{"kty":"EC","kid":"half","crv":"P-256","x":"AAAA"}`, `{"kty":"new","kid":"new"}`, `{"kty":"RSA","kid":5}`,
+		`{"kty":"RSA","kid":"use","use":"future","n":"AQAB","e":"AQAB"}`, `{"kty":"oct","kid":"k","k":"c2VjcmV0"}`,
+	}
+	d := i.keyed(0)
+	for name, c := range map[string]struct {
+		token  string
+		status int
+	}{
+		"its key":                      {i.token(jwt.SigningMethodRS256, "r", key), 200},
+		"its key, unnamed":             {i.token(jwt.SigningMethodRS256, "", key), 200},
+		"one that encrypts":            {i.token(jwt.SigningMethodRS256, "enc", encrypts), 401},
+		"one that encrypts, unnamed":   {i.token(jwt.SigningMethodRS256, "", encrypts), 401},
+		"another algorithm's":          {i.token(jwt.SigningMethodRS256, "ps", other), 401},
+		"another algorithm's, unnamed": {i.token(jwt.SigningMethodRS256, "", other), 401},
+		"a symmetric one":              {i.token(jwt.SigningMethodHS256, "k", []byte("secret")), 401},
+		"a symmetric one, unnamed":     {i.token(jwt.SigningMethodHS256, "", []byte("secret")), 401},
+	} {
+		if status := d.who(c.token); status != c.status {
+			t.Errorf("%s: %d instead of %d", name, status, c.status)
+		}
+	}
+}
+
+// TestKeySetNonsense keeps the keys that are known where the URL answers with something that is no set, or without end.
+func TestKeySetNonsense(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	i.publish(map[string]crypto.Signer{"1": key})
+	d := i.keyed(0)
+	token, unknown := i.token(jwt.SigningMethodES256, "1", key), i.token(jwt.SigningMethodES256, "2", key)
+	if status := d.who(token); status != 200 {
+		t.Fatal(status)
+	}
+	for _, text := range []string{
+		`{}`, `{"keys":null}`, `{"error":"maintenance"}`, `<html>`,
+		`{"pad":"` + strings.Repeat("x", keysLimit) + `","keys":[` + jwkOf(key, jwkset.JWKMetadataOptions{KID: "2"}) + `]}`,
+	} {
+		i.mu.Lock()
+		i.text = text
+		i.mu.Unlock()
+		if status := d.who(unknown); status != 503 {
+			t.Errorf("%.30s: an unknown key: %d", text, status)
+		}
+		if status := d.who(token); status != 200 {
+			t.Errorf("%.30s: a known one: %d", text, status)
+		}
+	}
+	i.mu.Lock()
+	i.text = `{"keys":[]}`
+	i.mu.Unlock()
+	for _, one := range []string{unknown, token, i.token(jwt.SigningMethodES256, "", key)} {
+		if status := d.who(one); status != 401 {
+			t.Errorf("once no key is good: %d", status)
+		}
+	}
+}
+
+// TestKeySetEnds ends at once although the URL has not answered yet.
+func TestKeySetEnds(t *testing.T) {
+	t.Parallel()
+	asked, gone := make(chan struct{}), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		close(asked)
+		<-r.Context().Done()
+		close(gone)
+	}))
+	t.Cleanup(server.Close)
+	t.Cleanup(server.CloseClientConnections)
+	log := new(logText)
+	keys := NewKeySet(server.URL, slog.New(slog.NewTextHandler(log, nil)))
+	keys.client.Timeout = 0 // nothing else ends it
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		keys.Run(ctx)
+		close(ended)
+	}()
+	<-asked
+	cancel()
+	for _, one := range []chan struct{}{ended, gone} {
+		select {
+		case <-one:
+		case <-time.After(patience):
+			t.Fatal("it waits for the URL")
+		}
+	}
+	if log.String() != "" {
+		t.Errorf("the log has %s", log)
 	}
 }
