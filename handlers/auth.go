@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -84,7 +85,7 @@ type Authenticator struct {
 	options  AuthOptions
 	parser   *jwt.Parser
 	key      jwt.Keyfunc
-	verified *verifiedTokens
+	verified atomic.Pointer[verifiedTokens] // by the keys of now: others begin with nothing known
 	flight   singleflight.Group
 
 	known *lru.Cache[[2]string, knownProperties] // by org and user
@@ -115,11 +116,12 @@ func NewAuthenticator(options AuthOptions) *Authenticator {
 	if err != nil {
 		panic(err) // the size is not positive
 	}
-	a := &Authenticator{
-		options: options, parser: jwt.NewParser(checks...), key: key, verified: newVerifiedTokens(jwt.NewValidator(checks...)), known: known,
-	}
+	a := &Authenticator{options: options, parser: jwt.NewParser(checks...), key: key, known: known}
+	clock := jwt.NewValidator(checks...)
+	forget := func() { a.verified.Store(newVerifiedTokens(clock)) }
+	forget()
 	if options.Keys != nil {
-		options.Keys.forget = a.verified.known.Purge
+		options.Keys.forget = forget
 	}
 	return a
 }
@@ -220,7 +222,8 @@ func (a *Authenticator) Properties(ctx context.Context, caller *Caller, org stri
 
 // claims verifies a token. One that was verified a moment ago is only checked against the clock again.
 func (a *Authenticator) claims(text string) (*wireClaims, error) {
-	if known, err := a.verified.get(text); known != nil || err != nil {
+	verified := a.verified.Load() // before the key is found: if that is taken away meanwhile, nobody looks at these any more
+	if known, err := verified.get(text); known != nil || err != nil {
 		return known, err
 	}
 	claims := new(wireClaims)
@@ -228,7 +231,7 @@ func (a *Authenticator) claims(text string) (*wireClaims, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.verified.keep(text, claims)
+	verified.keep(text, claims)
 	return claims, nil
 }
 

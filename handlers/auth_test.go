@@ -309,10 +309,10 @@ func TestTokenEndsWhileRemembered(t *testing.T) {
 				t.Fatalf("%+v, %v", caller, err)
 			}
 		}
-		if known, err := a.verified.get(text); known == nil || err != nil {
+		if known, err := a.verified.Load().get(text); known == nil || err != nil {
 			t.Fatalf("the token is not remembered: %v, %v", known, err)
 		}
-		if known, err := a.verified.get(text[:len(text)-1] + "A"); known != nil || err != nil {
+		if known, err := a.verified.Load().get(text[:len(text)-1] + "A"); known != nil || err != nil {
 			t.Fatalf("one with another signature is: %v, %v", known, err)
 		}
 		time.Sleep(time.Minute + tokenLeeway + time.Second) // of the bubble's clock

@@ -328,3 +328,26 @@ func TestKeySetEnds(t *testing.T) {
 		t.Errorf("the log has %s", log)
 	}
 }
+
+// TestKeySetForgets has a key taken away while a token is verified with it: the token is not remembered as a good one.
+func TestKeySetForgets(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	old, fresh := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)), must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	i.publish(map[string]crypto.Signer{"1": old})
+	keys := NewKeySet(i.url, slog.New(slog.DiscardHandler))
+	a := NewAuthenticator(AuthOptions{Keys: keys})
+	a.key = func(token *jwt.Token) (any, error) {
+		key, err := keys.key(token)
+		i.publish(map[string]crypto.Signer{"2": fresh})
+		keys.look(0)
+		return key, err
+	}
+	token := i.token(jwt.SigningMethodES256, "1", old)
+	if _, err := a.claims(token); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.claims(token); err == nil {
+		t.Error("a token of a key that is gone is good")
+	}
+}
