@@ -77,7 +77,7 @@ func (s *Server) parkSince(w http.ResponseWriter, r *http.Request, sub *streams.
 		return err
 	}
 	sub.Start.Kind = streams.StartAt
-	if at.IsZero() {
+	if since == "" {
 		sub.Start.Cursor, err = s.Positions.PositionAgo(r.Context(), sub.Org, window)
 	} else {
 		sub.Start.Cursor, err = s.Positions.PositionAt(r.Context(), sub.Org, at)
@@ -89,7 +89,7 @@ func (s *Server) parkSince(w http.ResponseWriter, r *http.Request, sub *streams.
 	return s.park(w, r, sub, legacyTransport)
 }
 
-// sinceOf reads a lastEventId; the zero time is none. A plus sign that was not escaped has become a blank.
+// sinceOf reads a lastEventId, which may be missing. A plus sign that was not escaped has become a blank.
 func sinceOf(text string) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil

@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,6 +16,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"sluice/store"
+	"sluice/streams"
 )
 
 // oldAnswer is an answer of the old API as its clients read it.
@@ -180,6 +184,32 @@ func TestOldClient(t *testing.T) {
 	future := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
 	if a := d.old(admin(t, "7"), "/finance/realtime/subscribe?lastEventId="+future); len(a.Events) > 0 || a.LastEventID != future {
 		t.Fatalf("after the future: %+v", a)
+	}
+}
+
+// lookedUp tells which positions were asked for by their time.
+type lookedUp struct {
+	*store.Store
+	times chan time.Time
+}
+
+func (l lookedUp) PositionAt(ctx context.Context, org string, at time.Time) (store.Cursor, error) {
+	l.times <- at
+	return l.Store.PositionAt(ctx, org, at)
+}
+
+// TestOldBeginning reads the first time that there is, which is what some clients have for none yet, as a time: everything
+// follows it, not the last 25 s alone.
+func TestOldBeginning(t *testing.T) {
+	t.Parallel()
+	times := make(chan time.Time, 2)
+	d := openDoor(t, quick, func(d *door) { d.server.Positions = streams.NewPositions(lookedUp{d.events, times}) })
+	d.old(admin(t, "7"), "/finance/realtime/subscribe?lastEventId=0001-01-01T00:00:00Z")
+	if len(times) == 0 {
+		t.Error("the time was not looked up")
+	}
+	if d.old(admin(t, "7"), "/finance/realtime/subscribe?lastEventId="); len(times) > 1 {
+		t.Error("none was looked up")
 	}
 }
 
