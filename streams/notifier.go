@@ -135,7 +135,7 @@ func (n *Notifier) poll(ctx context.Context) {
 		}
 		if failing {
 			n.logger.Info("the database answers again")
-			n.hub.WakeAll()
+			n.wakeAll()
 			failing = false
 		}
 		n.hub.EpochChanged(heads.Epoch)

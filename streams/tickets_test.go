@@ -1,7 +1,11 @@
 package streams_test
 
 import (
+	"context"
+	"encoding/hex"
+	"log/slog"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -56,4 +60,65 @@ func TestTicketAtLimit(t *testing.T) {
 	if last.over() || third.over() {
 		t.Error("more than the oldest have to go")
 	}
+}
+
+// absent is a store that answers no query of the notifier's until it is there.
+type absent struct {
+	*store.Store
+	there        atomic.Bool
+	heads, asked atomic.Int64 // queries that failed
+}
+
+func (a *absent) Heads(ctx context.Context, orgs []string) (store.Heads, error) {
+	if !a.there.Load() {
+		a.heads.Add(1)
+		return store.Heads{}, store.ErrUnavailable
+	}
+	return a.Store.Heads(ctx, orgs)
+}
+
+func (a *absent) TicketUses(ctx context.Context, tickets []string) ([]store.TicketUse, error) {
+	if !a.there.Load() {
+		a.asked.Add(1)
+		return nil, store.ErrUnavailable
+	}
+	return a.Store.TicketUses(ctx, tickets)
+}
+
+// TestTicketUseMissed has a ticket used anew elsewhere while nothing is heard, and the database not say so when the LISTEN
+// connection is made: the stream ends once the database answers again.
+func TestTicketUseMissed(t *testing.T) {
+	t.Parallel()
+	m := openMetered(t, pgtest.Database(t), streams.Options{RingMemory: 1 << 20})
+	digest, err := hex.DecodeString("7e")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.events.KeepTicket(t.Context(), digest, []byte(`{}`), time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	p := m.present(1)
+	p.await(t, "ack")
+	for range 2 {
+		if _, _, err := m.events.UseTicket(t.Context(), digest, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	database := &absent{Store: m.events}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		streams.NewNotifier(database, m.hub, slog.New(slog.DiscardHandler)).Run(ctx)
+		close(ended)
+	}()
+	defer func() {
+		cancel()
+		<-ended
+	}()
+	eventually(t, "nothing is asked", func() bool { return database.heads.Load() > 0 && database.asked.Load() > 0 })
+	if p.over() {
+		t.Fatal("the stream ended before anything was known")
+	}
+	database.there.Store(true)
+	p.wait(t, "the earlier use stays", p.over)
 }
