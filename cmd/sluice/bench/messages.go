@@ -26,7 +26,7 @@ func (r *response) frames(piece []byte, visit func(*frame)) error {
 		switch {
 		case size > lineMost:
 			return fmt.Errorf("a frame is of %d bytes", size)
-		case head == 0 || size > len(begun):
+		case size > len(begun): // as it is where the head is not whole
 			if !cut {
 				r.kept = append(r.kept, piece...)
 				return nil

@@ -94,6 +94,8 @@ func TestPollAnswers(t *testing.T) {
 		"twice":            answer("200 OK", `{"events":[`+event+`,`+event+`],"cursor":"e1-8"}`),
 		"nothing":          answer("200 OK", `{"events":[],"cursor":"e1-8"}`),
 		"another position": answer("200 OK", `{"events":[`+event+`],"cursor":"e1-9"}`),
+		"another event":    answer("200 OK", `{"events":[{"id":"a","cursor":"e1-7","data":{}}],"cursor":"e1-8"}`),
+		"another status":   answer("500 Internal Server Error", `{"events":[`+event+`],"cursor":"e1-8"}`),
 		"a refusal":        answer("401 Unauthorized", `{"detail":"the token has expired"}`),
 		"no length":        "HTTP/1.1 200 OK\r\n\r\n" + `{"events":[` + event + `],"cursor":"e1-8"}`,
 	} {
