@@ -31,6 +31,9 @@ func (s *Server) ticket(w http.ResponseWriter, r *http.Request) error {
 	if err := s.checkOrigin(r, caller); err != nil {
 		return err
 	}
+	if !time.Now().Before(caller.Expires) { // within the leeway
+		return problem(http.StatusUnauthorized, "the token has expired, and so would the ticket")
+	}
 	if err := s.ticketAllowance.take(caller); err != nil {
 		return err
 	}

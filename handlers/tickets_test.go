@@ -111,6 +111,7 @@ func TestTicketRequests(t *testing.T) {
 	}{
 		"nobody":                  {"", "", nil, 401},
 		"garbage":                 {"garbage", "", nil, 401},
+		"within the leeway":       {mint(t, Claims{Expires: time.Now().Add(-10 * time.Second)}), "", nil, 401},
 		"an empty object":         {admin(t, "7"), "{}", []string{kind, "application/json"}, 201},
 		"a field":                 {admin(t, "7"), `{"ttl":5}`, []string{kind, "application/json"}, 400},
 		"an array":                {admin(t, "7"), `[]`, []string{kind, "application/json"}, 400},
