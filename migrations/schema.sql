@@ -112,6 +112,38 @@ CREATE INDEX outbox_xid ON sluice.outbox USING btree (xid, id);
 
 CREATE INDEX tickets_until ON sluice.tickets USING btree (until);
 
+CREATE OR REPLACE FUNCTION sluice.await_outbox(moved pg_snapshot, patience interval, pause interval)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+    over constant timestamptz := clock_timestamp() + patience;
+begin
+    loop
+        -- Each statement has a snapshot of its own. What is looked for is what Outbox.Find finds (store/outbox.go).
+        perform from sluice.outbox o
+            where o.xid >= pg_snapshot_xmax(moved) and o.xid < pg_snapshot_xmax(pg_current_snapshot())
+            limit 1;
+        if found then
+            return true;
+        end if;
+        perform from pg_snapshot_xip(moved) under(xid)
+            join sluice.outbox o on o.xid = under.xid
+            where pg_visible_in_snapshot(under.xid, pg_current_snapshot())
+            limit 1;
+        if found then
+            return true;
+        end if;
+        if clock_timestamp() >= over then
+            return false;
+        end if;
+        perform pg_sleep_for(pause);
+    end loop;
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION sluice.publish(org text, service text, type text, data jsonb DEFAULT '{}'::jsonb, property_id text DEFAULT NULL::text, entity_type text DEFAULT NULL::text, entity_id text DEFAULT NULL::text, user_id text DEFAULT NULL::text, id text DEFAULT NULL::text)
  RETURNS text
  LANGUAGE plpgsql
@@ -188,5 +220,7 @@ begin
 end
 $function$
 ;
+
+revoke all on function sluice.await_outbox(pg_snapshot, interval, interval) from public;
 
 revoke all on function sluice.publish(text, text, text, jsonb, text, text, text, text, text) from public;

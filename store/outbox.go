@@ -17,9 +17,13 @@ const (
 	// relayLock is held by the transaction that reads and moves the outbox.
 	relayLock = 0x736c7572 // "slur"
 
-	// relayTerm is how long a transaction that finds nothing stays open. It holds back nobody's vacuum meanwhile, for it
-	// has neither a snapshot nor a number between two statements.
+	// relayTerm is how long a transaction that finds nothing stays open. It has no number, and a snapshot for as long as one
+	// statement takes, so it holds back vacuum by outboxPatience at most.
 	relayTerm = time.Second
+
+	// The database looks for us: a look of ours costs it and us a dozen changes of context each, ten of its own cost less.
+	outboxPatience = 500 * time.Millisecond // of one wait; a relay that is killed keeps the lock for as long
+	outboxPause    = 9 * time.Millisecond   // between two looks
 
 	// foundLimit bounds the ids that are found at once.
 	foundLimit = 50_000
@@ -114,6 +118,22 @@ func (o *Outbox) Find(ctx context.Context) (waiting int, err error) {
 	}
 	o.settle()
 	return len(o.found), nil
+}
+
+const awaitSQL = `select sluice.await_outbox($1, make_interval(secs => $2), make_interval(secs => $3))`
+
+// Await waits for half a second at most until there is something to find. It goes with a Find that has found nothing.
+func (o *Outbox) Await(ctx context.Context) error {
+	rows, err := o.store.await.query(ctx, o.store.db, o.tx, o.moved, outboxPatience.Seconds(), outboxPause.Seconds())
+	if err == nil {
+		for rows.Next() {
+		}
+		err = errors.Join(rows.Err(), rows.Close())
+	}
+	if err != nil {
+		o.Release()
+	}
+	return classify(err)
 }
 
 // settle notes how far all was moved.

@@ -324,3 +324,53 @@ func TestOutboxUnderSnapshot(t *testing.T) {
 		t.Errorf("the last event is %s", got)
 	}
 }
+
+// TestOutboxAwait waits for what is not there yet: a row that is committed at last, in whichever order, ends the wait, and one
+// that is not does not. A relay that stops ends it, too.
+func TestOutboxAwait(t *testing.T) {
+	t.Parallel()
+	s, o, db := relayed(t)
+	turn(t, o)
+	open := db.MustBegin()
+	publish(t, open, "1", "open")
+	publish(t, db, "1", "free")
+	for _, one := range []struct {
+		commit func() error
+		want   []string
+	}{
+		{func() error { return nil }, []string{"free"}},
+		{open.Commit, []string{"free", "open"}},
+	} {
+		committed := make(chan error, 1)
+		go func() { committed <- one.commit() }() // before the wait or during it
+		wait(t, "something is found", func() bool {
+			waiting, err := o.Find(t.Context())
+			if err == nil && waiting == 0 {
+				err = o.Await(t.Context())
+			}
+			if err != nil && !errors.Is(err, ErrElsewhere) {
+				t.Fatal(err)
+			}
+			return waiting > 0
+		})
+		if err := <-committed; err != nil {
+			t.Fatal(err)
+		}
+		turn(t, o)
+		expect(t, s, "1", one.want...)
+	}
+	if waiting, err := o.Find(t.Context()); err != nil || waiting != 0 {
+		t.Fatal(waiting, err)
+	}
+	if err := o.Await(t.Context()); err != nil {
+		t.Fatalf("a wait for nothing: %v", err)
+	}
+	if waiting, err := o.Find(t.Context()); err != nil || waiting != 0 {
+		t.Fatal(waiting, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := o.Await(ctx); err == nil {
+		t.Error("a relay that stops waits on")
+	}
+}

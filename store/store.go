@@ -47,7 +47,7 @@ type Store struct {
 	probes probes
 
 	lock, headsOf, idsOf, insert, page, polled *statement
-	hold, found, foundAll, move                *statement // of the outbox
+	hold, found, foundAll, await, move         *statement // of the outbox
 	position, remembered                       *statement
 }
 
@@ -113,6 +113,7 @@ func (s *Store) start(ctx context.Context) error {
 		{&s.hold, holdSQL},
 		{&s.found, foundSQL},
 		{&s.foundAll, foundAllSQL},
+		{&s.await, awaitSQL},
 		{&s.move, moveSQL},
 		{&s.position, positionSQL},
 		{&s.remembered, rememberedSQL},

@@ -12,6 +12,7 @@ import (
 // Outbox is the part of the store that the relay needs; its contract is that of store.Outbox.
 type Outbox interface {
 	Find(ctx context.Context) (waiting int, err error)
+	Await(ctx context.Context) error
 	Move(ctx context.Context, count int) (moved int, err error)
 	Park(ctx context.Context, reason error) error
 	Release()
@@ -20,7 +21,6 @@ type Outbox interface {
 const (
 	relayBatch     = 250                    // rows of one transaction, so at most 16 MiB of data
 	relayBusy      = 4 * time.Millisecond   // between two looks while rows come
-	relayIdle      = 14 * time.Millisecond  // and while none do
 	relayElsewhere = 250 * time.Millisecond // while another instance is the relay
 	relayFailing   = 200 * time.Millisecond // while the database does not answer
 )
@@ -55,14 +55,18 @@ func (r *Relay) Run(ctx context.Context) {
 	}
 }
 
-// turn looks once and moves what it finds; it says how long to wait until the next turn.
+// turn looks once and moves what it finds, or waits until there is something; it says how long to wait until the next turn.
 func (r *Relay) turn(ctx context.Context) time.Duration {
 	attempt, cancel := context.WithTimeout(ctx, appendAttempt)
 	defer cancel()
 	waiting, err := r.outbox.Find(attempt)
 	r.metrics.OutboxWaiting.Set(float64(waiting))
-	if err == nil && waiting > 0 {
+	switch {
+	case err != nil:
+	case waiting > 0:
 		err = r.move(attempt)
+	default:
+		err = r.outbox.Await(attempt)
 	}
 	switch {
 	case errors.Is(err, store.ErrElsewhere):
@@ -78,13 +82,10 @@ func (r *Relay) turn(ctx context.Context) time.Duration {
 		r.failing = false
 		r.logger.Info("the outbox is relayed again")
 	}
-	switch {
-	case waiting > relayBatch:
-		return 0
-	case waiting > 0:
+	if waiting > 0 && waiting <= relayBatch {
 		return relayBusy
 	}
-	return relayIdle
+	return 0
 }
 
 // move brings one batch into the log. A batch that is refused is halved until the bad row stands alone and is parked.
