@@ -2,6 +2,10 @@ package handlers
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -114,8 +118,7 @@ func (k *KeySet) fetch() (keyfunc.Keyfunc, error) {
 	}
 	var keys []jwkset.JWK
 	for _, one := range set.Keys {
-		key, err := jwkset.NewJWKFromRawJSON(one, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
-		if err == nil && signs(key.Marshal()) {
+		if key, ok := signing(one); ok {
 			keys = append(keys, key)
 		}
 	}
@@ -129,9 +132,34 @@ func (k *KeySet) fetch() (keyfunc.Keyfunc, error) {
 	return keyfunc.New(keyfunc.Options{Storage: storage})
 }
 
-// signs says whether a key is for one of the algorithms that are taken.
-func signs(key jwkset.JWKMarshal) bool {
-	return (key.USE == "" || key.USE == jwkset.UseSig) && (key.ALG == "" || slices.Contains(keyAlgorithms, key.ALG.String()))
+// signing reads a key that is told for signatures. A kind of key is good for one algorithm: RSA of 2048 bits and more for
+// RS256, P-256 for ES256, Ed25519 for EdDSA, whose newer name (RFC 9864) a key may have but no token.
+func signing(text []byte) (key jwkset.JWK, ok bool) {
+	var told jwkset.JWKMarshal
+	if json.Unmarshal(text, &told) != nil || told.USE != "" && told.USE != jwkset.UseSig ||
+		told.KEYOPS != nil && !slices.Contains(told.KEYOPS, jwkset.KeyOpsVerify) {
+		return key, false
+	}
+	algorithms := map[jwkset.KTY][]jwkset.ALG{
+		jwkset.KtyRSA: {"", jwkset.AlgRS256}, jwkset.KtyEC: {"", jwkset.AlgES256}, jwkset.KtyOKP: {"", jwkset.AlgEdDSA, "Ed25519"},
+	}
+	if !slices.Contains(algorithms[told.KTY], told.ALG) {
+		return key, false
+	}
+	told.ALG = ""
+	key, err := jwkset.NewJWKFromMarshal(told, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
+	if err != nil {
+		return key, false
+	}
+	switch public := key.Key().(type) {
+	case *rsa.PublicKey:
+		return key, public.N.BitLen() >= 2048
+	case *ecdsa.PublicKey:
+		return key, public.Curve == elliptic.P256()
+	case ed25519.PublicKey:
+		return key, true
+	}
+	return key, false
 }
 
 // key is the jwt.Keyfunc: it finds the key that a token names. Where that cannot be known for now, the error is a 503.

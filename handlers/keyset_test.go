@@ -233,8 +233,15 @@ func TestKeySetMixed(t *testing.T) {
 	i := newIssuer(t)
 	key := must(rsa.GenerateKey(rand.Reader, 2048))
 	encrypts, other := must(rsa.GenerateKey(rand.Reader, 2048)), must(rsa.GenerateKey(rand.Reader, 2048))
-	i.publish(map[string]crypto.Signer{"r": key})
+	weak, signsAlone := must(rsa.GenerateKey(rand.Reader, 1024)), must(rsa.GenerateKey(rand.Reader, 2048))
+	_, newer, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.publish(map[string]crypto.Signer{"r": key, "weak": weak})
 	i.also = []string{
+		strings.Replace(jwkOf(newer, jwkset.JWKMetadataOptions{KID: "ed", ALG: jwkset.AlgEdDSA}), `"EdDSA"`, `"Ed25519"`, 1),
+		jwkOf(signsAlone, jwkset.JWKMetadataOptions{KID: "sign", KEYOPS: []jwkset.KEYOPS{jwkset.KeyOpsSign}}),
 		jwkOf(encrypts, jwkset.JWKMetadataOptions{KID: "enc", USE: jwkset.UseEnc}),
 		jwkOf(other, jwkset.JWKMetadataOptions{KID: "ps", ALG: jwkset.AlgPS256}),
 		`{"kty":"EC","kid":"half","crv":"P-256","x":"AAAA"}`, `{"kty":"new","kid":"new"}`, `{"kty":"RSA","kid":5}`,
@@ -247,6 +254,10 @@ func TestKeySetMixed(t *testing.T) {
 	}{
 		"its key":                      {i.token(jwt.SigningMethodRS256, "r", key), 200},
 		"its key, unnamed":             {i.token(jwt.SigningMethodRS256, "", key), 200},
+		"Ed25519 by its newer name":    {i.token(jwt.SigningMethodEdDSA, "ed", newer), 200},
+		"a weak one":                   {i.token(jwt.SigningMethodRS256, "weak", weak), 401},
+		"a weak one, unnamed":          {i.token(jwt.SigningMethodRS256, "", weak), 401},
+		"one for signing alone":        {i.token(jwt.SigningMethodRS256, "sign", signsAlone), 401},
 		"one that encrypts":            {i.token(jwt.SigningMethodRS256, "enc", encrypts), 401},
 		"one that encrypts, unnamed":   {i.token(jwt.SigningMethodRS256, "", encrypts), 401},
 		"another algorithm's":          {i.token(jwt.SigningMethodRS256, "ps", other), 401},

@@ -49,7 +49,7 @@ func (s *Server) ticket(w http.ResponseWriter, r *http.Request) error {
 	digest := sha256.Sum256([]byte(ticket))
 	until, err := s.Tickets.KeepTicket(r.Context(), digest[:], kept, caller.Expires)
 	if err != nil {
-		return err
+		return ticketsAway(err)
 	}
 	return answer(w, http.StatusCreated, map[string]string{"ticket": ticket, "expiresAt": until.UTC().Format(wireTime)})
 }
@@ -93,8 +93,18 @@ func (s *Server) reader(r *http.Request) (*Caller, store.TicketUse, error) {
 		return nil, use, problem(http.StatusUnauthorized, "the ticket is not good: it is unknown, too old, or used up; POST /v2/tickets gives another")
 	}
 	if err != nil {
-		return nil, use, err
+		return nil, use, ticketsAway(err)
 	}
 	caller := new(Caller)
 	return caller, use, json.Unmarshal(kept, caller)
+}
+
+// ticketsAway says what it means for tickets that the database does not answer: no events are concerned.
+func ticketsAway(err error) error {
+	if !errors.Is(err, store.ErrUnavailable) {
+		return err
+	}
+	p := later("the database does not answer, so no ticket can be made or looked at for now")
+	p.cause = err
+	return p
 }
