@@ -23,6 +23,7 @@ type examined struct {
 	root    string // of its certificates
 	flags   string
 	finds   map[string]string
+	warns   bool   // what is found is worth a warning and no more
 	says    string // a part of what is said of any of them
 	stopped bool   // the visit ends early
 
@@ -83,6 +84,7 @@ func TestDoctor(t *testing.T) {
 		{nginxPacking, often, "", map[string]string{"sse": "gzip off;", "ndjson": "gzip off;"}, "compressed (gzip)"},
 		{nginxMeddling, often, allowed, map[string]string{"cors": "no add_header Access-Control-Allow-Origin"}, "*"},
 		{nginxReading, often, "", map[string]string{"ticket": "pass POST"}, "403"},
+		{nginxHiding, often, allowed, map[string]string{"cors": "no proxy_hide_header"}, "Access-Control-Allow-Credentials"},
 		{haproxyWaits, often, "--wait=5s --idle=4s", map[string]string{"sse": "no http-response wait-for-body", "ndjson": "no http-response wait-for-body"}, "pad=1 alone"},
 		{nginxHurried, often, "", map[string]string{"idle poll": nginxes, "origin": host}, "504"},
 		{nginxHurried, seldom, "", map[string]string{
@@ -95,10 +97,12 @@ func TestDoctor(t *testing.T) {
 		before := one.setup.start(t, one.to.url)
 		patients = append(patients, &examined{name: one.setup.name, url: before.url, root: before.root, flags: one.flags, finds: one.finds, says: one.says})
 	}
+	ticketless := nginxNoTicket.start(t, often.url)
 	unserved := nginxPassing.start(t, "http://"+freePort(t))
 	elsewhere := httptest.NewServer(http.NotFoundHandler())
 	defer elsewhere.Close()
 	patients = append(patients,
+		&examined{name: nginxNoTicket.name, url: ticketless.url, finds: map[string]string{"ticket": "/v2/tickets"}, warns: true, says: "has no tickets"},
 		&examined{name: "a proxy without a server", url: unserved.url, finds: map[string]string{"reach": "sluice serve"}, says: "502", stopped: true},
 		&examined{name: "another server", url: elsewhere.URL, finds: map[string]string{"reach": "proxy_pass"}, says: "404", stopped: true},
 	)
@@ -218,14 +222,18 @@ func (p *examined) check(t *testing.T) {
 	if err := json.Unmarshal([]byte(p.out.String()), &report); err != nil {
 		t.Fatalf("%v: %s%s", err, p.out.String(), p.notes.String())
 	}
-	if status := min(len(p.finds), 1); p.status != status {
+	level, status := doctor.Fail, min(len(p.finds), 1)
+	if p.warns {
+		level, status = doctor.Warn, 0
+	}
+	if p.status != status {
 		t.Errorf("exit status %d, expected %d: %s", p.status, status, p.notes.String())
 	}
 	found := map[string]bool{}
 	for _, one := range report.Findings {
 		found[one.Check] = true
 		want, wrong := p.finds[one.Check]
-		if (one.Level == doctor.OK) == wrong || wrong && (one.Level != doctor.Fail || !strings.Contains(strings.Join(one.Change, "\n"), want)) {
+		if (one.Level == doctor.OK) == wrong || wrong && (one.Level != level || !strings.Contains(strings.Join(one.Change, "\n"), want)) {
 			t.Errorf("%s %s: %s -> %s, expected %q", one.Level, one.Check, one.Says, one.Change, want)
 		}
 	}

@@ -87,6 +87,8 @@ var (
 	nginxPacking  = nginxWith("nginx that compresses", nginx11, nginxUpgrade, nginxHost, "gzip on; gzip_proxied any; gzip_types text/event-stream application/x-ndjson;")
 	nginxMeddling = nginxWith("nginx with CORS of its own", nginx11, nginxUpgrade, nginxHost, "add_header Access-Control-Allow-Origin *;")
 	nginxReading  = nginxWith("nginx that passes no POST on", nginx11, nginxUpgrade, nginxHost, "limit_except GET { deny all; }")
+	nginxHiding   = nginxWith("nginx that hides credentials", nginx11, nginxUpgrade, nginxHost, "proxy_hide_header Access-Control-Allow-Credentials;")
+	nginxNoTicket = nginxWith("nginx that passes no tickets on", nginx11, nginxUpgrade, nginxHost, "location = /v2/tickets { return 404; }")
 	haproxyWaits  = haproxyWith("HAProxy that waits for a body", "60s", haproxyPrompt, "http-response wait-for-body time 20s at-least 1k")
 	haproxyHurry  = haproxyWith("HAProxy with idle time-outs of 5 s", "5s", haproxyPrompt)
 )

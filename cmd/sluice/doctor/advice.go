@@ -19,11 +19,15 @@ var (
 		`nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";`,
 		"HAProxy passes WebSockets on as it is: look for http-request del-header",
 	}
-	atOnce    = []string{"HAProxy: option http-no-delay", "nginx: tcp_nodelay on;"}
-	sameHost  = []string{"nginx: proxy_set_header Host $http_host;", "or sluice serve --allowed-origins with that origin"}
-	overHTTP2 = []string{"nginx: listen 443 ssl http2;", "HAProxy: bind :443 ssl crt FILE alpn h2,http/1.1"}
-	passedOn  = []string{"nginx: location / { proxy_pass http://SLUICE; }", "HAProxy: default_backend and server lines that name Sluice"}
-	oneCORS   = []string{"nginx: no add_header Access-Control-Allow-Origin; Sluice answers for itself", "HAProxy: no http-response set-header or add-header of it"}
+	atOnce      = []string{"HAProxy: option http-no-delay", "nginx: tcp_nodelay on;"}
+	sameHost    = []string{"nginx: proxy_set_header Host $http_host;", "or sluice serve --allowed-origins with that origin"}
+	overHTTP2   = []string{"nginx: listen 443 ssl http2;", "HAProxy: bind :443 ssl crt FILE alpn h2,http/1.1"}
+	passedOn    = []string{"nginx: location / { proxy_pass http://SLUICE; }", "HAProxy: default_backend and server lines that name Sluice"}
+	oneCORS     = []string{"nginx: no add_header Access-Control-Allow-Origin; Sluice answers for itself", "HAProxy: no http-response set-header or add-header of it"}
+	credentials = []string{
+		"nginx: no proxy_hide_header and no add_header of Access-Control-Allow-Credentials; Sluice answers for itself",
+		"HAProxy: no http-response del-header or add-header of it",
+	}
 )
 
 // patient says how a proxy bears silence: for half as long again as the longest that there is.

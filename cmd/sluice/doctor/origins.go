@@ -45,6 +45,10 @@ func (x *exam) cors(ctx context.Context) {
 			x.found(check, Fail, "pages of "+x.Origin+" may not read", "sluice serve --allowed-origins="+x.Origin)
 			return
 		}
+		if given := strings.Join(response.Header.Values("Access-Control-Allow-Credentials"), " and "); given != "true" {
+			x.found(check, Fail, fmt.Sprintf("browsers refuse what %s with cookies is answered with: Access-Control-Allow-Credentials: %q, not true", one.Method, given), credentials...)
+			return
+		}
 		if one == before && !strings.Contains(strings.ToLower(response.Header.Get("Access-Control-Allow-Headers")), "authorization") {
 			x.found(check, Fail, "pages may not send Authorization: the leave that browsers ask for does not name it", oneCORS...)
 			return

@@ -15,7 +15,13 @@ func (x *exam) ticket(ctx context.Context, open map[string]*stream) {
 		return
 	}
 	var made struct{ Ticket string }
-	if _, _, err := x.fetch(request, x.Wait, http.StatusCreated, &made); err != nil || made.Ticket == "" {
+	_, _, err = x.fetch(request, x.Wait, http.StatusCreated, &made)
+	switch {
+	case status(err) == http.StatusNotFound:
+		x.found(check, Warn, "this server, or the path through the proxy, has no tickets: POST /v2/tickets is answered with "+err.Error(),
+			"where the server has them: the proxy must pass /v2/tickets on", "where it has not: pages of other origins cannot open an EventSource or a WebSocket by a ticket; everything else works")
+		return
+	case err != nil || made.Ticket == "":
 		x.found(check, Fail, fmt.Sprintf("POST /v2/tickets gives none: %v", err), "the proxy must pass POST and Authorization on")
 		return
 	}
