@@ -84,6 +84,8 @@ func TestDoctor(t *testing.T) {
 		{nginxPacking, often, "", map[string]string{"sse": "gzip off;", "ndjson": "gzip off;"}, "compressed (gzip)"},
 		{nginxMeddling, often, allowed, map[string]string{"cors": "no add_header Access-Control-Allow-Origin"}, "*"},
 		{nginxReading, often, "", map[string]string{"ticket": "pass POST"}, "403"},
+		{nginxNarrow, often, "", nil, "Sluice answers"},
+		{haproxyAstray, often, "", nil, ""},
 		{nginxHiding, often, allowed, map[string]string{"cors": "no proxy_hide_header"}, "Access-Control-Allow-Credentials"},
 		{haproxyWaits, often, "--wait=5s --idle=4s", map[string]string{"sse": "no http-response wait-for-body", "ndjson": "no http-response wait-for-body"}, "pad=1 alone"},
 		{nginxHurried, often, "", map[string]string{"idle poll": nginxes, "origin": host}, "504"},
@@ -101,7 +103,12 @@ func TestDoctor(t *testing.T) {
 	unserved := nginxPassing.start(t, "http://"+freePort(t))
 	elsewhere := httptest.NewServer(http.NotFoundHandler())
 	defer elsewhere.Close()
+	astray := haproxyAstray.start(t, often.url)
 	patients = append(patients,
+		&examined{
+			name: "a wrong token and a wrong clock", url: astray.url, flags: "--token=x", finds: map[string]string{"token": "--token", "clock": "NTP"},
+			says: "behind this machine's", stopped: true,
+		},
 		&examined{name: nginxNoTicket.name, url: ticketless.url, finds: map[string]string{"ticket": "/v2/tickets"}, warns: true, says: "has no tickets"},
 		&examined{name: "a proxy without a server", url: unserved.url, finds: map[string]string{"reach": "sluice serve"}, says: "502", stopped: true},
 		&examined{name: "another server", url: elsewhere.URL, finds: map[string]string{"reach": "proxy_pass"}, says: "404", stopped: true},
@@ -120,7 +127,7 @@ func TestDoctor(t *testing.T) {
 func TestDoctorPrints(t *testing.T) {
 	p := serve(t, shared(t)...)
 	out, notes, status := outcome(t, sluice("doctor", p.url+"/", "--token=x"))
-	for _, want := range []string{"ok    reach  Sluice ", "ok    http   HTTP/1.1", "FAIL  token  401 Unauthorized", "\n             -> give a reader's --token"} {
+	for _, want := range []string{"ok    reach  Sluice answers in ", "ok    http   HTTP/1.1", "FAIL  token  401 Unauthorized", "\n             -> give a reader's --token"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in it", want)
 		}
@@ -154,7 +161,7 @@ func TestDoctorSeesDelay(t *testing.T) {
 	}
 }
 
-// TestDoctorSeesClocks visits a server that is a year behind, by what its pings say on the way.
+// TestDoctorSeesClocks visits a server that is a year behind, by what it says on the way of the time.
 func TestDoctorSeesClocks(t *testing.T) {
 	t.Parallel()
 	p := serve(t, append(shared(t), "--heartbeat=1s")...)

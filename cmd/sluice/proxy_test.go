@@ -89,6 +89,8 @@ var (
 	nginxReading  = nginxWith("nginx that passes no POST on", nginx11, nginxUpgrade, nginxHost, "limit_except GET { deny all; }")
 	nginxHiding   = nginxWith("nginx that hides credentials", nginx11, nginxUpgrade, nginxHost, "proxy_hide_header Access-Control-Allow-Credentials;")
 	nginxNoTicket = nginxWith("nginx that passes no tickets on", nginx11, nginxUpgrade, nginxHost, "location = /v2/tickets { return 404; }")
+	nginxNarrow   = proxySetup{"nginx that passes /v2/ alone", "nginx", strings.Replace(nginxWith("", nginx11, nginxUpgrade, nginxHost).text, "location /", "location /v2/", 1)}
+	haproxyAstray = haproxyWith("HAProxy before a clock that is years behind", "60s", haproxyPrompt, `http-response set-header Date "Wed, 01 Jan 2020 00:00:00 GMT"`)
 	haproxyWaits  = haproxyWith("HAProxy that waits for a body", "60s", haproxyPrompt, "http-response wait-for-body time 20s at-least 1k")
 	haproxyHurry  = haproxyWith("HAProxy with idle time-outs of 5 s", "5s", haproxyPrompt)
 )

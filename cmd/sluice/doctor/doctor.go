@@ -46,7 +46,13 @@ func (v Visit) Examine(ctx context.Context) (Report, error) {
 	x := &exam{Visit: v, base: base, any: newClient(false), old: newClient(true)}
 	defer x.any.CloseIdleConnections()
 	defer x.old.CloseIdleConnections()
-	if x.reach(ctx) && x.admitted(ctx) {
+	switch {
+	case !x.reach(ctx):
+	case !x.admitted(ctx):
+		if x.skew.Abs() >= astray {
+			x.clock() // it may be why
+		}
+	default:
 		open := x.doors(ctx)
 		x.delay(ctx, open)
 		x.ticket(ctx, open)

@@ -107,7 +107,10 @@ func (x *exam) judge(check string, s *stream, silence time.Duration, err error) 
 	}
 }
 
-// clock judges the server's clock beside this machine's. Tokens are made by one and judged by another, with 30 s of leeway.
+// astray is how far apart clocks are when tokens, which are made by one and judged by another with this leeway, go wrong.
+const astray = 30 * time.Second
+
+// clock judges the server's clock beside this machine's.
 func (x *exam) clock() {
 	where := "ahead of"
 	if x.skew < 0 {
@@ -116,7 +119,7 @@ func (x *exam) clock() {
 	says := fmt.Sprintf("the server's is %v %s this machine's", rounded(x.skew.Abs()), where)
 	const change = "set both by NTP (timedatectl set-ntp true): a token made by another clock is refused, or ends early"
 	switch off := x.skew.Abs(); {
-	case off >= 30*time.Second:
+	case off >= astray:
 		x.found("clock", Fail, says, change)
 	case off >= 5*time.Second:
 		x.found("clock", Warn, says, change)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -36,34 +37,40 @@ func (x *exam) fetch(request *http.Request, within time.Duration, expected int, 
 	return response, time.Since(began), err
 }
 
-// reach asks whether somebody is there, who it is, and over what.
+// figures is a path that answers at once, and that stands below /v2/: a proxy need not pass on more.
+const figures = "/v2/realtime/metrics"
+
+// reach asks without a token whether somebody is there, who it is, and over what. Sluice refuses in a way of its own.
 func (x *exam) reach(ctx context.Context) bool {
-	request, err := x.request(ctx, http.MethodGet, "/healthz/live", nil, "")
+	request, err := x.request(ctx, http.MethodGet, figures, nil, "")
 	if err != nil {
 		x.found("reach", Fail, err.Error())
 		return false
 	}
-	var live struct{ Status, Version string }
 	asked := time.Now()
-	response, took, err := x.fetch(request, x.Wait, http.StatusOK, &live)
+	response, took, err := x.fetch(request, x.Wait, http.StatusOK, nil)
 	switch code := status(err); {
+	case code == http.StatusUnauthorized && response.Header.Get("X-Request-Id") != "" && strings.HasPrefix(response.Header.Get("Content-Type"), problemType):
 	case code >= http.StatusMultipleChoices && code < http.StatusBadRequest:
 		x.found("reach", Fail, err.Error(), "ask there, and have clients ask there")
 		return false
 	case code >= http.StatusBadGateway && code <= http.StatusGatewayTimeout:
 		x.found("reach", Fail, err.Error()+": the proxy does not get at Sluice", "sluice serve has to run where it looks", passedOn[0], passedOn[1])
 		return false
-	case code != 0 || err == nil && live.Status != "ok":
-		x.found("reach", Fail, fmt.Sprintf("/healthz/live is not Sluice's (%v)", err), passedOn...)
+	case code != 0:
+		x.found("reach", Fail, fmt.Sprintf("%s is not Sluice's (%v)", figures, err), passedOn...)
+		return false
+	case err == nil:
+		x.found("reach", Fail, figures+" is not Sluice's: whoever answers asks for no token", passedOn...)
 		return false
 	case errors.Is(err, errSilent):
 		x.found("reach", Fail, fmt.Sprintf("no answer within %v", x.Wait), "look whether the address is right and the server runs; --wait waits for longer")
 		return false
-	case err != nil:
+	default:
 		x.found("reach", Fail, err.Error(), "look whether the address is right and the server runs")
 		return false
 	}
-	x.found("reach", OK, fmt.Sprintf("Sluice %s answers in %v", live.Version, rounded(took)))
+	x.found("reach", OK, fmt.Sprintf("Sluice answers in %v", rounded(took)))
 	x.version(response)
 	if date, err := http.ParseTime(response.Header.Get("Date")); err == nil {
 		// It has whole seconds: half of one was cut off on average.
@@ -107,8 +114,22 @@ func (x *exam) admitted(ctx context.Context) bool {
 		return false
 	}
 	x.cursor = answer.Cursor
+	x.timed(ctx)
 	x.found("poll", OK, fmt.Sprintf("answered in %v", rounded(took)))
 	return true
+}
+
+// timed asks Sluice itself for the time; a Date may be the proxy's. Where it does not say, the Date has to do.
+func (x *exam) timed(ctx context.Context) {
+	request, err := x.request(ctx, http.MethodGet, figures, nil, x.Token)
+	if err != nil {
+		return
+	}
+	var told struct{ Time time.Time }
+	asked := time.Now()
+	if _, took, err := x.fetch(request, x.Wait, http.StatusOK, &told); err == nil && !told.Time.IsZero() {
+		x.skew = told.Time.Sub(asked.Add(took / 2))
+	}
 }
 
 // pollWaits is a poll that waits through silence, for as long as the clients' do by themselves or as we listen.

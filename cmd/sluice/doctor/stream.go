@@ -243,12 +243,15 @@ func status(err error) int {
 	return 0
 }
 
+// problemType is what Sluice's refusals are.
+const problemType = "application/problem+json"
+
 // refusedBy reads Sluice's own problem, or says who else answers.
 func refusedBy(response *http.Response) *refusal {
 	refused := &refusal{}
 	kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	text, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
-	if kind != "application/problem+json" || err != nil || json.Unmarshal(text, refused) != nil {
+	if kind != problemType || err != nil || json.Unmarshal(text, refused) != nil {
 		refused.Detail = "not an answer of Sluice's"
 		if server := response.Header.Get("Server"); server != "" {
 			refused.Detail += " but of " + server
