@@ -15,7 +15,7 @@ type doctorCmd struct {
 	URL string `arg:"" optional:"" name:"url" env:"SLUICE_URL" default:"http://127.0.0.1:8080" help:"Server to examine, by the address that clients have."`
 	callerFlags
 	Origin string        `placeholder:"ORIGIN" help:"Origin of the pages that read from there, such as https://app.example.com; none: the server's own."`
-	Idle   time.Duration `default:"35s" help:"Longest silence to listen to; longer than the server's heartbeat."`
+	Idle   time.Duration `default:"65s" help:"How long to listen to silence; at least twice the server's heartbeat."`
 	Wait   time.Duration `default:"10s" help:"Longest wait for an answer and for a stream's first frame."`
 	JSON   bool          `name:"json" help:"Print what is found as JSON."`
 }

@@ -51,6 +51,7 @@ func TestDoctor(t *testing.T) {
 	t.Parallel()
 	database := shared(t)
 	often := serve(t, append(database, "--heartbeat=1s", "--allowed-origins=https://app.example.com")...)
+	barely := serve(t, append(database, "--heartbeat=6s")...) // it pings after 4 to 6 s, so that some pings come in 5 s and others do not
 	seldom := serve(t, database...)
 	const (
 		upgrade = "proxy_set_header Upgrade $http_upgrade;"
@@ -92,6 +93,9 @@ func TestDoctor(t *testing.T) {
 		{nginxHurried, seldom, "", map[string]string{
 			"idle poll": nginxes, "idle sse": nginxes, "idle ndjson": nginxes, "idle websocket": nginxes, "origin": host,
 		}, "--heartbeat"},
+		{nginxHurried, barely, "--idle=25s", map[string]string{
+			"idle poll": nginxes, "idle sse": nginxes, "idle ndjson": nginxes, "idle websocket": nginxes, "origin": host,
+		}, "were borne before"},
 		{haproxyHurry, seldom, "", map[string]string{
 			"idle poll": others, "idle sse": others, "idle ndjson": others, "idle websocket": others,
 		}, "cut after"},

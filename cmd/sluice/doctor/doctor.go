@@ -18,7 +18,7 @@ type Visit struct {
 	Org    string        // to act for, with a service's token; else empty
 	Origin string        // of the pages that read from another address; empty: of pages of the server's own
 	Wait   time.Duration // longest wait for an answer, and for the first frame of a stream
-	Idle   time.Duration // longest silence to listen to
+	Idle   time.Duration // how long to listen to silence; twice the heartbeat or more has some of the longest there is
 	Note   func(format string, args ...any)
 }
 

@@ -21,13 +21,7 @@ func (x *exam) idle(ctx context.Context, open map[string]*stream) {
 	group.Go(func() { x.pollWaits(ctx) })
 	for door, s := range open {
 		group.Go(func() {
-			silence, ping, err := s.quiet(ctx, x.Idle)
-			x.judge("idle "+door, s, silence, err)
-			if err == nil && !ping.Time.IsZero() {
-				x.mu.Lock()
-				defer x.mu.Unlock()
-				x.skew = ping.Time.Sub(ping.at) // of Sluice itself; a Date may be the proxy's
-			}
+			x.judge("idle "+door, s, s.quiet(ctx, x.Idle))
 		})
 	}
 	group.Wait()
@@ -48,62 +42,68 @@ func (x *exam) progress(ctx context.Context) {
 	}
 }
 
-// errBusy is what comes of waiting for silence where events come all the time.
-var errBusy = errors.New("events came all the time")
-
 // errLeft is an end that Sluice itself has announced.
 var errLeft = errors.New("the server ends the stream")
 
-// quiet waits for a ping, which comes after a silence, and returns the longest one that there was.
-func (s *stream) quiet(ctx context.Context, idle time.Duration) (silence time.Duration, ping frame, err error) {
-	over, busy := time.After(idle), false
+// silence is what was heard of a stream that was listened to.
+type silence struct {
+	borne time.Duration // the longest that a frame came after
+	last  time.Duration // since the last frame, up to the end
+	pings int
+	busy  bool  // other frames came, too
+	err   error // why the stream has ended; nil: it has not
+}
+
+// quiet listens for all of a time: pings come up to a third early, so that the first says little of the longest silence.
+func (s *stream) quiet(ctx context.Context, idle time.Duration) (heard silence) {
+	over := time.After(idle)
 	for {
-		last := s.heard
+		before := s.heard
 		one, err := s.next(over)
-		until := one.at
-		if errors.Is(err, errSilent) {
-			until = time.Now()
-		} else if err != nil {
-			until = s.ended
-		}
-		silence = max(silence, until.Sub(last))
 		switch {
 		case ctx.Err() != nil:
-			return silence, one, ctx.Err()
-		case errors.Is(err, errSilent) && busy:
-			return silence, one, errBusy
+			heard.err = ctx.Err()
+			return heard
+		case errors.Is(err, errSilent):
+			heard.last = time.Since(before)
+			return heard
 		case err != nil:
-			return silence, one, err
+			heard.last, heard.err = s.ended.Sub(before), err
+			return heard
 		}
+		heard.borne = max(heard.borne, one.at.Sub(before))
 		switch one.Type {
 		case "ping":
-			return silence, one, nil
+			heard.pings++
 		case "drain", "reauth", "problem":
-			return silence, one, fmt.Errorf("%w: %s %s", errLeft, one.Type, one.Detail)
+			heard.err = fmt.Errorf("%w: %s %s", errLeft, one.Type, one.Detail)
+			return heard
+		default:
+			heard.busy = true
 		}
-		busy = true
 	}
 }
 
-// judge says what has become of a silence.
-func (x *exam) judge(check string, s *stream, silence time.Duration, err error) {
+// judge says what has become of silence.
+func (x *exam) judge(check string, s *stream, heard silence) {
 	switch {
-	case err == nil:
-		x.found(check, OK, fmt.Sprintf("alive after %v of silence", rounded(silence)))
-	case errors.Is(err, errBusy):
-		x.found(check, Warn, fmt.Sprintf("events came all the time, with at most %v between them: ask in a quieter hour, or with a token that sees less", rounded(silence)))
-	case errors.Is(err, errLeft):
-		x.found(check, Warn, err.Error(), "ask again")
-	case errors.Is(err, errSilent) && x.Idle <= s.heartbeat+time.Second:
-		x.found(check, Warn, fmt.Sprintf("%v of silence changed nothing, but a ping comes after up to %v: ask with a longer --idle", x.Idle, s.heartbeat))
-	case errors.Is(err, errSilent):
-		x.found(check, Fail, fmt.Sprintf("no ping came within %v, though one is due after %v: it is held back", x.Idle, s.heartbeat), unbuffered...)
-	default:
+	case errors.Is(heard.err, errLeft):
+		x.found(check, Warn, heard.err.Error(), "ask again")
+	case heard.err != nil:
 		change := patient(s.heartbeat)
-		if silence > 2*time.Second {
-			change = append(change, fmt.Sprintf("or sluice serve --heartbeat=%v", max(time.Second, (silence*3/5).Truncate(time.Second))))
+		if heard.last > 2*time.Second {
+			change = append(change, fmt.Sprintf("or sluice serve --heartbeat=%v", max(time.Second, (heard.last*3/5).Truncate(time.Second))))
 		}
-		x.found(check, Fail, fmt.Sprintf("cut after %v of silence, before the ping that comes after up to %v (%v)", rounded(silence), s.heartbeat, err), change...)
+		x.found(check, Fail, fmt.Sprintf("cut after %v of silence, before the ping that comes after up to %v; %v were borne before (%v)",
+			rounded(heard.last), s.heartbeat, rounded(heard.borne), heard.err), change...)
+	case heard.last > s.heartbeat+x.Wait/2:
+		x.found(check, Fail, fmt.Sprintf("no ping came within %v, though one is due after %v: it is held back", rounded(heard.last), s.heartbeat), unbuffered...)
+	case heard.pings == 0 && heard.busy:
+		x.found(check, Warn, fmt.Sprintf("events came all the time, with at most %v between them: ask in a quieter hour, or with a token that sees less", rounded(heard.borne)))
+	case heard.pings == 0:
+		x.found(check, Warn, fmt.Sprintf("%v of silence changed nothing, but a ping comes after up to %v: ask with a longer --idle", rounded(heard.last), s.heartbeat))
+	default:
+		x.found(check, OK, fmt.Sprintf("alive; the longest silence was %v, of up to %v", rounded(heard.borne), s.heartbeat))
 	}
 }
 

@@ -35,7 +35,6 @@ type frame struct {
 	Type, Title, Detail string
 
 	HeartbeatMs int64
-	Time        time.Time // of ping
 	at          time.Time // of its arrival
 }
 
