@@ -169,11 +169,34 @@ func TestDoctorSeesDelay(t *testing.T) {
 func TestDoctorSeesClocks(t *testing.T) {
 	t.Parallel()
 	p := serve(t, append(shared(t), "--heartbeat=1s")...)
+	one := &examined{
+		url: between(t, p, func(to io.Writer) io.Writer { return &yearAgo{Writer: to} }), flags: "--idle=5s",
+		finds: map[string]string{"clock": "NTP"}, says: "behind this machine's", stopped: true,
+	}
+	one.visit(0)
+	one.check(t)
+}
+
+// TestDoctorSeesHushedStreams visits a server of which nothing comes any more after a stream's first ping, while nothing is cut.
+func TestDoctorSeesHushedStreams(t *testing.T) {
+	t.Parallel()
+	p := serve(t, append(shared(t), "--heartbeat=1s")...)
+	buffers := "proxy_buffering off;"
+	one := &examined{
+		url: between(t, p, func(to io.Writer) io.Writer { return &hushed{Writer: to} }), flags: "--idle=9s --wait=5s",
+		finds: map[string]string{"idle sse": buffers, "idle ndjson": buffers, "idle websocket": buffers}, says: "no ping came within",
+	}
+	one.visit(0)
+	one.check(t)
+}
+
+// between passes connections to a server on until the test ends, and what it answers through what is made for each.
+func between(t *testing.T, p *process, altered func(io.Writer) io.Writer) string {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
+	t.Cleanup(func() { listener.Close() })
 	go func() {
 		for {
 			client, err := listener.Accept()
@@ -191,15 +214,25 @@ func TestDoctorSeesClocks(t *testing.T) {
 			}()
 			go func() {
 				defer client.Close()
-				_, _ = io.Copy(&yearAgo{Writer: client}, server)
+				_, _ = io.Copy(altered(client), server)
 			}()
 		}
 	}()
-	one := &examined{
-		url: "http://" + listener.Addr().String(), flags: "--idle=5s", finds: map[string]string{"clock": "NTP"}, says: "behind this machine's", stopped: true,
+	return "http://" + listener.Addr().String()
+}
+
+// hushed writes nothing any more after a ping.
+type hushed struct {
+	io.Writer
+	over bool
+}
+
+func (h *hushed) Write(p []byte) (int, error) {
+	if h.over {
+		return len(p), nil
 	}
-	one.visit(0)
-	one.check(t)
+	h.over = bytes.Contains(p, []byte("ping"))
+	return h.Writer.Write(p)
 }
 
 // yearAgo writes times of frames as those of another year.

@@ -97,7 +97,7 @@ func (x *exam) judge(check string, s *stream, heard silence) {
 		x.found(check, Fail, fmt.Sprintf("cut after %v of silence, before the ping that comes after up to %v; %v were borne before (%v)",
 			rounded(heard.last), s.heartbeat, rounded(heard.borne), heard.err), change...)
 	case heard.last > s.heartbeat+x.Wait/2:
-		x.found(check, Fail, fmt.Sprintf("no ping came within %v, though one is due after %v: it is held back", rounded(heard.last), s.heartbeat), unbuffered...)
+		x.found(check, Fail, fmt.Sprintf("no ping came within %v, though one is due after %v: it is held back, or the connection was forgotten on the way", rounded(heard.last), s.heartbeat), append(patient(s.heartbeat), unbuffered...)...)
 	case heard.pings == 0 && heard.busy:
 		x.found(check, Warn, fmt.Sprintf("events came all the time, with at most %v between them: ask in a quieter hour, or with a token that sees less", rounded(heard.borne)))
 	case heard.pings == 0:
