@@ -326,7 +326,7 @@ func TestOutboxUnderSnapshot(t *testing.T) {
 }
 
 // TestOutboxAwait waits for what is not there yet: a row that is committed at last, in whichever order, ends the wait, and one
-// that is not does not. A relay that stops ends it, too.
+// that is not does not.
 func TestOutboxAwait(t *testing.T) {
 	t.Parallel()
 	s, o, db := relayed(t)
@@ -371,6 +371,6 @@ func TestOutboxAwait(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := o.Await(ctx); err == nil {
-		t.Error("a relay that stops waits on")
+		t.Error("a relay that has stopped waits")
 	}
 }
