@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/url"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -171,4 +172,48 @@ func TestWebSocketSilence(t *testing.T) {
 	if took := time.Since(began); took < handshakePatience {
 		t.Errorf("closed after %v", took)
 	}
+}
+
+// TestRudeClientsLeaveNothing opens each door many times and leaves it in the worst way: no goroutine and no descriptor stays.
+// It runs alone, for it counts what the process has.
+func TestRudeClientsLeaveNothing(t *testing.T) {
+	d := openDoor(t)
+	following(d)
+	descriptors := func() int {
+		list, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	d.dialSocket(admin(t, "7"), "services=finance").conn.Close() // what is made once, is made
+	head := d.poll(admin(t, "7"), "").Cursor
+	d.await("1", 0, 0)
+	d.client.CloseIdleConnections()
+	goroutines, open := runtime.NumGoroutine(), descriptors()
+	poll := "GET /v2/realtime/poll?wait=60&cursor=" + head + " HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + admin(t, "7") + "\r\n\r\n"
+	for i := range 60 {
+		var conn *net.TCPConn
+		if i%3 == 0 {
+			plain, err := net.Dial("tcp", strings.TrimPrefix(d.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn = plain.(*net.TCPConn)
+			if _, err := conn.Write([]byte(poll)); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			c := d.dialSocket(admin(t, "7"), []string{"", "services=finance"}[i%3-1])
+			c.raw([][]byte{{0x81}, bytes.Repeat([]byte{0xff}, 300)}[i%2])
+			conn = c.conn.(*net.TCPConn)
+		}
+		if i%4 == 0 {
+			_ = conn.SetLinger(0)
+		}
+		conn.Close()
+	}
+	eventually(t, patience, "something of them stays", func() bool {
+		return runtime.NumGoroutine() <= goroutines+2 && descriptors() <= open+2 && d.server.Hub.Stats("1").Polls == 0
+	})
 }
