@@ -47,7 +47,7 @@ if [ "${1:-}" = --test ]; then
 fi
 
 if [ -n "$missing" ]; then
-	have apt-get || fail "Missing:$missing. Install the Postgres server (initdb, postgres), a C compiler, PgBouncer, nginx and HAProxy with your package manager; only apt-get is known here."
+	have apt-get || fail "Missing:$missing. Install the Postgres server (initdb, postgres), a C compiler, PgBouncer, nginx, HAProxy, curl, Chromium and Node with npm (where it is older than 20, the tests take what npx node@20 runs) with your package manager; only apt-get is known here."
 	# Debian would start a cluster of its own for everybody; Sluice starts a private one.
 	config=${SLUICE_PG_CONFIG:-/etc/postgresql-common}
 	quiet=""
