@@ -8,7 +8,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// allowanceMax is how many publishers are remembered. Whoever is forgotten has been quiet for longer than so many others.
+// allowanceMax is how many users are remembered. Whoever is forgotten has been quiet for longer than so many others.
 const allowanceMax = 10_000
 
 // allowance bounds how often each token's subject does something. It is safe for concurrent use.

@@ -69,6 +69,15 @@ func oldAsked(r *http.Request, service string) asked {
 	return asked
 }
 
+// oldSubscription checks what is asked for against the request's token.
+func (s *Server) oldSubscription(r *http.Request, asked asked) (*streams.Subscription, error) {
+	caller, err := s.Auth.Caller(r)
+	if err != nil {
+		return nil, err
+	}
+	return s.subscription(r.Context(), caller, asked)
+}
+
 // parkSince waits for what is younger than the request's lastEventId, or, without one, begins so far back.
 func (s *Server) parkSince(w http.ResponseWriter, r *http.Request, sub *streams.Subscription, dialect *oldDialect, window time.Duration) error {
 	since := strings.Clone(r.URL.Query().Get("lastEventId"))
@@ -119,11 +128,7 @@ func (s *Server) reports(w http.ResponseWriter, r *http.Request) error {
 // financeMetrics is GET /finance/realtime/metrics: what of finance the caller could have been told lately. It was a window
 // into all orgs' buffers once.
 func (s *Server) financeMetrics(w http.ResponseWriter, r *http.Request) error {
-	caller, err := s.Auth.Caller(r)
-	if err != nil {
-		return err
-	}
-	sub, err := s.subscription(r.Context(), caller, oldAsked(r, "finance"))
+	sub, err := s.oldSubscription(r, oldAsked(r, "finance"))
 	if err != nil {
 		return err
 	}
