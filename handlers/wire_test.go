@@ -28,12 +28,15 @@ import (
 
 const patience = 30 * time.Second
 
-// eventually polls until something is so.
+// eventually looks until something is so that tells nobody when it becomes so.
 func eventually(t testing.TB, within time.Duration, what string, met func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(within); !met(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
+	deadline := time.After(within)
+	for !met() {
+		select {
+		case <-deadline:
 			t.Fatal(what)
+		case <-time.After(time.Millisecond):
 		}
 	}
 }

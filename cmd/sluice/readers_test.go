@@ -21,6 +21,8 @@ type reader struct {
 	name   string
 	frames []string // the kinds that it must be given, whatever else comes
 
+	changed chan struct{} // has room for one: something came since it was looked at
+
 	mu     sync.Mutex
 	events []string        // guarded by mu: id and text of each
 	kinds  map[string]bool // guarded by mu: of the frames
@@ -75,6 +77,7 @@ func (r *reader) take(line []byte) {
 		r.fail(fmt.Sprintf("%.200q: %v", line, err))
 		return
 	}
+	defer r.change()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	events := frame.Events
@@ -100,6 +103,14 @@ func (r *reader) take(line []byte) {
 	}
 	if frame.Cursor != "" {
 		r.cursor = frame.Cursor
+	}
+}
+
+// change has who waits for the reader look at it again.
+func (r *reader) change() {
+	select {
+	case r.changed <- struct{}{}:
+	default: // it is about to
 	}
 }
 
@@ -146,7 +157,7 @@ func newReaders(t *testing.T) *readers {
 }
 
 func (all *readers) add(name string, frames ...string) *reader {
-	r := &reader{name: name, frames: frames, kinds: map[string]bool{}, cursor: "earliest"}
+	r := &reader{name: name, frames: frames, changed: make(chan struct{}, 1), kinds: map[string]bool{}, cursor: "earliest"}
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	all.list = append(all.list, r)
@@ -222,6 +233,7 @@ func (all *readers) signal(signal syscall.Signal) {
 }
 
 func (r *reader) fail(what string) {
+	defer r.change()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.wrong = append(r.wrong, what)
@@ -262,17 +274,21 @@ func (all *readers) again(r *reader, read func(io.Reader), command func(cursor s
 // await waits until every reader has exactly these events and was given those kinds of frames that it must be given.
 func (all *readers) await(want []string, kinds ...string) {
 	all.t.Helper()
-	deadline := time.Now().Add(2 * patience) // they all start at once, and a browser with them
+	deadline := time.After(2 * patience) // they all start at once, and a browser with them
 	for _, r := range all.list {
 		for {
 			missing, wrong := r.missing(want, kinds)
 			if missing == "" {
 				break
 			}
-			if wrong || time.Now().After(deadline) {
+			if wrong {
 				all.failNow(want, kinds)
 			}
-			time.Sleep(10 * time.Millisecond)
+			select {
+			case <-r.changed:
+			case <-deadline:
+				all.failNow(want, kinds)
+			}
 		}
 	}
 }
