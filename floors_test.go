@@ -31,6 +31,8 @@ var floors = map[string]floor{
 	"static":               {http: true},
 	"streams":              {imports: []string{"store"}, routines: []string{"*"}},
 	"store":                {imports: []string{"migrations"}, sql: true},
+	"store/blobs":          {},
+	"streams/ocr":          {},
 	"store/localpg":        {routines: []string{"*"}},
 	"store/localpg/pgtest": {imports: []string{"migrations", "store/localpg"}, sql: true, routines: []string{"link.go"}},
 	"migrations":           {sql: true},
