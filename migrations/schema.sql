@@ -11,6 +11,22 @@ create table sluice.catalogue (
     constraint catalogue_singleton_check CHECK (singleton)
 );
 
+create table sluice.documents (
+    upload text not null,
+    state text default 'queued'::text not null,
+    attempts integer default 0 not null,
+    claim bigint default 0 not null,
+    claimed_by text default ''::text not null,
+    due timestamp with time zone default now() not null,
+    queued timestamp with time zone default now() not null,
+    finished timestamp with time zone,
+    content text default ''::text not null,
+    fields json default '{}'::json not null,
+    confidence double precision default 0 not null,
+    error text default ''::text not null,
+    constraint documents_pkey PRIMARY KEY (upload)
+);
+
 create table sluice.epoch (
     singleton boolean default true not null,
     epoch text not null,
@@ -38,6 +54,20 @@ create table sluice.events (
     constraint events_pkey PRIMARY KEY (org, seq, "time"),
     constraint events_seq_check CHECK ((seq > 0))
 ) partition by RANGE ("time");
+
+create table sluice.instances (
+    id text not null,
+    blobs text not null,
+    alive timestamp with time zone not null,
+    constraint instances_pkey PRIMARY KEY (id)
+);
+
+create table sluice.keys (
+    name text not null,
+    key bytea not null,
+    created timestamp with time zone default now() not null,
+    constraint keys_pkey PRIMARY KEY (name)
+);
 
 create table sluice.logs (
     org text not null,
@@ -106,11 +136,69 @@ create table sluice.tickets (
     constraint tickets_pkey PRIMARY KEY (digest)
 );
 
+create table sluice.upload_segments (
+    upload text not null,
+    start bigint not null,
+    epoch bigint not null,
+    size bigint default 0 not null,
+    mark bytea default '\x'::bytea not null,
+    digest_state bytea default '\x'::bytea not null,
+    sealed boolean default false not null,
+    synced boolean default false not null,
+    constraint upload_segments_pkey PRIMARY KEY (upload, start)
+);
+
+create table sluice.uploads (
+    id text not null,
+    org text not null,
+    user_id text not null,
+    property_id text default ''::text not null,
+    guest_id text default ''::text not null,
+    filename text not null,
+    claimed text default ''::text not null,
+    mime_type text default ''::text not null,
+    document_type text default ''::text not null,
+    metadata text default ''::text not null,
+    kind text default ''::text not null,
+    parts text[] default '{}'::text[] not null,
+    joined_by text default ''::text not null,
+    size bigint default '-1'::integer not null,
+    byte_limit bigint not null,
+    held bigint not null,
+    "position" bigint default 0 not null,
+    digest_state bytea default '\x'::bytea not null,
+    chunks bytea default '\x'::bytea not null,
+    declared bytea,
+    sha256 bytea,
+    state text default 'uploading'::text not null,
+    reason text default ''::text not null,
+    rate double precision default 0 not null,
+    epoch bigint default 0 not null,
+    owner text default ''::text not null,
+    lease_until timestamp with time zone default '-infinity'::timestamp with time zone not null,
+    created timestamp with time zone default now() not null,
+    moved timestamp with time zone default now() not null,
+    expires timestamp with time zone not null,
+    constraint uploads_pkey PRIMARY KEY (id)
+);
+
+CREATE INDEX documents_due ON sluice.documents USING btree (due) WHERE (state = ANY (ARRAY['queued'::text, 'running'::text]));
+
 CREATE INDEX events_org_id ON sluice.events USING btree (org, id);
 
 CREATE INDEX outbox_xid ON sluice.outbox USING btree (xid, id);
 
 CREATE INDEX tickets_until ON sluice.tickets USING btree (until);
+
+CREATE INDEX uploads_expiring ON sluice.uploads USING btree (expires) WHERE (state = ANY (ARRAY['uploading'::text, 'verifying'::text]));
+
+CREATE INDEX uploads_of_user ON sluice.uploads USING btree (org, user_id) WHERE (held > 0);
+
+CREATE INDEX uploads_verifying ON sluice.uploads USING btree (lease_until) WHERE (state = 'verifying'::text);
+
+alter table documents add constraint documents_upload_fkey FOREIGN KEY (upload) REFERENCES uploads(id) ON DELETE CASCADE;
+
+alter table upload_segments add constraint upload_segments_upload_fkey FOREIGN KEY (upload) REFERENCES uploads(id) ON DELETE CASCADE;
 
 CREATE OR REPLACE FUNCTION sluice.await_outbox(moved pg_snapshot, patience interval, pause interval)
  RETURNS boolean
