@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"net/url"
 	"slices"
 	"strconv"
@@ -12,28 +13,56 @@ import (
 )
 
 // Append adds a batch to the logs of its orgs in one transaction and tells the other instances of it. Each item is
-// one publisher's drafts, in order; the answer has the same shape.
+// one publisher's drafts, in order, or its change; the answer has the same shape.
 //
-// When it returns nil, everything is committed and synced. When it fails with ErrRefused, nothing was appended and at
-// least one draft of the batch can never be. When it fails otherwise, the batch may or may not have been committed:
-// mark its drafts Tried and append them again.
-func (s *Store) Append(ctx context.Context, items [][]Draft) ([][]Appended, error) {
+// When it returns nil, everything is committed and synced, but the changes whose answers have errors. When it fails with
+// ErrRefused, nothing was appended and at least one draft of the batch can never be. When it fails otherwise, the batch may
+// or may not have been committed: mark its drafts Tried and append them again.
+func (s *Store) Append(ctx context.Context, items []Item) ([]Answer, error) {
 	answer, err := s.append(ctx, items)
 	return answer, classify(err)
 }
 
-func (s *Store) append(ctx context.Context, items [][]Draft) ([][]Appended, error) {
-	orgs := orgsOf(items)
-	if err := s.offerLogs(ctx, orgs); err != nil {
-		return nil, err
+func (s *Store) append(ctx context.Context, items []Item) ([]Answer, error) {
+	drafts := make([][]Draft, len(items))
+	for i := range items {
+		drafts[i] = items[i].Drafts
 	}
+	for {
+		orgs := orgsOf(drafts)
+		if err := s.offerLogs(ctx, orgs); err != nil {
+			return nil, err
+		}
+		answers, err := s.attempt(ctx, items, drafts, orgs)
+		// What the changes bring is in drafts now, and its logs are offered without a transaction that holds their rows.
+		if !errors.Is(err, errNotOffered) {
+			return answers, err
+		}
+	}
+}
+
+// errNotOffered says that a change has brought drafts of an org that this process has not met.
+var errNotOffered = errors.New("the row of a log was not offered")
+
+// attempt is one transaction. The orgs are those of the items' own drafts.
+func (s *Store) attempt(ctx context.Context, items []Item, drafts [][]Draft, orgs []string) ([]Answer, error) {
 	tx, err := s.db.BeginTxx(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer tx.Rollback()
 
-	answer, err := s.appendIn(ctx, tx, orgs, items)
+	answers := make([]Answer, len(items))
+	if slices.ContainsFunc(items, func(item Item) bool { return item.Change != nil }) {
+		if err := applyChanges(ctx, tx, items, drafts, answers); err != nil {
+			return nil, err
+		}
+		orgs = orgsOf(drafts)
+		if len(s.unmet(orgs)) > 0 {
+			return nil, errNotOffered
+		}
+	}
+	appended, err := s.appendIn(ctx, tx, orgs, drafts)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +71,10 @@ func (s *Store) append(ctx context.Context, items [][]Draft) ([][]Appended, erro
 	if err := tx.Commit(); err != nil {
 		return nil, err
 	}
-	return answer, nil
+	for i := range answers {
+		answers[i].Appended = appended[i]
+	}
+	return answers, nil
 }
 
 // appendIn appends within a transaction that the caller commits. The orgs are those of the items, sorted, and were offered.
@@ -103,15 +135,20 @@ func orgsOf(items [][]Draft) []string {
 	return slices.Compact(orgs)
 }
 
-// offerLogs inserts the row of every org that this process has not met. It is committed by itself: an org without
-// events is no harm.
-func (s *Store) offerLogs(ctx context.Context, orgs []string) error {
-	var fresh []string
+// unmet lists those of the orgs whose row this process has not met.
+func (s *Store) unmet(orgs []string) (fresh []string) {
 	for _, org := range orgs {
 		if _, known := s.known.Load(org); !known {
 			fresh = append(fresh, org)
 		}
 	}
+	return fresh
+}
+
+// offerLogs inserts the row of every org that this process has not met. It is committed by itself: an org without
+// events is no harm.
+func (s *Store) offerLogs(ctx context.Context, orgs []string) error {
+	fresh := s.unmet(orgs)
 	if len(fresh) == 0 {
 		return nil
 	}

@@ -27,12 +27,12 @@ func TestDuplicateCommittedWhileWaiting(t *testing.T) {
 	defer tx.Rollback()
 	execute(t, tx, `select from sluice.logs where org = 'org' for update`)
 	type result struct {
-		answer [][]Appended
+		answer []Answer
 		err    error
 	}
 	done := make(chan result, 1)
 	go func() {
-		answer, err := s.Append(t.Context(), [][]Draft{{draft("org", "same"), draft("org", "next")}})
+		answer, err := s.Append(t.Context(), itemsOf([]Draft{draft("org", "same"), draft("org", "next")}))
 		done <- result{answer, err}
 	}()
 	waitLocked(t, other)
@@ -55,7 +55,7 @@ func TestDuplicateCommittedWhileWaiting(t *testing.T) {
 	if got.err != nil {
 		t.Fatal(got.err)
 	}
-	same, next := got.answer[0][0], got.answer[0][1]
+	same, next := got.answer[0].Appended[0], got.answer[0].Appended[1]
 	if same.Cursor.Seq != 6 || !same.Duplicate || next.Cursor.Seq != 7 || next.Duplicate {
 		t.Errorf("the waiting append answers %+v", got.answer)
 	}
@@ -82,7 +82,7 @@ func TestConcurrentDuplicates(t *testing.T) {
 				if n%2 == 1 {
 					id = fmt.Sprint("id", (i+n)%ids)
 				}
-				answer, err := stores[n%2].Append(t.Context(), [][]Draft{{draft("org", id)}})
+				answer, err := stores[n%2].Append(t.Context(), itemsOf([]Draft{draft("org", id)}))
 				if err != nil {
 					t.Error(err)
 					return
@@ -91,8 +91,8 @@ func TestConcurrentDuplicates(t *testing.T) {
 				if told[id] == nil {
 					told[id] = map[int64]int{}
 				}
-				told[id][answer[0][0].Cursor.Seq]++
-				if !answer[0][0].Duplicate {
+				told[id][answer[0].Appended[0].Cursor.Seq]++
+				if !answer[0].Appended[0].Duplicate {
 					fresh[id]++
 				}
 				mu.Unlock()
@@ -124,7 +124,7 @@ func TestReadersNeverSeeAGap(t *testing.T) {
 	for n := range publishers {
 		group.Go(func() {
 			for i := range batches {
-				_, err := stores[n%2].Append(t.Context(), [][]Draft{drafts("org", fmt.Sprintf("p%d-%d-", n, i), size)})
+				_, err := stores[n%2].Append(t.Context(), itemsOf(drafts("org", fmt.Sprintf("p%d-%d-", n, i), size)))
 				if err != nil {
 					t.Error(err)
 					return
@@ -174,7 +174,7 @@ func TestLocksAreSorted(t *testing.T) {
 	execute(t, tx, `select from sluice.logs where org = 'b' for update`)
 	done := make(chan error, 1)
 	go func() {
-		_, err := s.Append(t.Context(), [][]Draft{{draft("c", "x"), draft("b", "x")}, {draft("a", "x"), draft("c", "y")}})
+		_, err := s.Append(t.Context(), itemsOf([]Draft{draft("c", "x"), draft("b", "x")}, []Draft{draft("a", "x"), draft("c", "y")}))
 		done <- err
 	}()
 	waitLocked(t, other)
@@ -203,9 +203,9 @@ func TestNoDeadlock(t *testing.T) {
 	for n := range 4 {
 		group.Go(func() {
 			for round := range rounds {
-				var items [][]Draft
+				var items []Item
 				for i := range orgs {
-					items = append(items, []Draft{draft(fmt.Sprintf("org%02d", i), fmt.Sprintf("%d-%d", n, round))})
+					items = append(items, itemsOf([]Draft{draft(fmt.Sprintf("org%02d", i), fmt.Sprintf("%d-%d", n, round))})...)
 				}
 				if n%2 == 1 {
 					slices.Reverse(items)
@@ -318,7 +318,7 @@ func TestRefused(t *testing.T) {
 	} {
 		bad := draft("org", "bad")
 		spoil(&bad)
-		_, err := s.Append(t.Context(), [][]Draft{{draft("org", "good")}, {bad}, {draft("other", "good")}})
+		_, err := s.Append(t.Context(), itemsOf([]Draft{draft("org", "good")}, []Draft{bad}, []Draft{draft("other", "good")}))
 		if !errors.Is(err, ErrRefused) || errors.Is(err, ErrUnavailable) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -339,7 +339,7 @@ func TestOneNotification(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
 	s, heard := open(t, url), listen(t, url)
-	batch := [][]Draft{drafts("a", "x", 3), drafts("b", "x", 2), {draft("a", "y")}}
+	batch := itemsOf(drafts("a", "x", 3), drafts("b", "x", 2), []Draft{draft("a", "y")})
 	for range 2 {
 		if _, err := s.Append(t.Context(), batch); err != nil {
 			t.Fatal(err)
@@ -398,7 +398,7 @@ func TestLogsRowGone(t *testing.T) {
 	s, db := open(t, url), connect(t, url)
 	add(t, s, draft("org", "first"))
 	execute(t, db, `delete from sluice.logs`)
-	if _, err := s.Append(t.Context(), [][]Draft{{draft("org", "second")}}); !errors.Is(err, ErrUnavailable) {
+	if _, err := s.Append(t.Context(), itemsOf([]Draft{draft("org", "second")})); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("without the row: %v", err)
 	}
 	if answer := add(t, s, draft("org", "second")); answer[0].Cursor.Seq != 2 {

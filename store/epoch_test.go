@@ -144,14 +144,14 @@ func TestReplacedByACopy(t *testing.T) {
 	execute(t, admin, `alter database `+name+` rename to `+name+`_old`)
 	execute(t, admin, `create database `+name+` template `+name+`_old`)
 
-	var answer [][]Appended
+	var answer []Answer
 	again := draft("org", "x3")
 	wait(t, "the store goes on upon the copy", func() bool {
-		answer, err = s.Append(t.Context(), [][]Draft{{again}})
+		answer, err = s.Append(t.Context(), itemsOf([]Draft{again}))
 		return err == nil
 	})
 	next := s.Epoch()
-	if next == epoch || answer[0][0].Cursor != (Cursor{next, 3}) || !answer[0][0].Duplicate {
+	if next == epoch || answer[0].Appended[0].Cursor != (Cursor{next, 3}) || !answer[0].Appended[0].Duplicate {
 		t.Errorf("upon the copy: epoch %q after %q, %+v", next, epoch, answer)
 	}
 	if got := told.seen(); !slices.Equal(got, []string{epoch, next}) {
@@ -187,8 +187,8 @@ func TestReplacedByAnEmptyOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	wait(t, "appending goes on", func() bool {
-		answer, err := s.Append(t.Context(), [][]Draft{{draft("org", "y")}})
-		return err == nil && answer[0][0].Cursor.Seq == 1
+		answer, err := s.Append(t.Context(), itemsOf([]Draft{draft("org", "y")}))
+		return err == nil && answer[0].Appended[0].Cursor.Seq == 1
 	})
 }
 

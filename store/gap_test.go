@@ -38,7 +38,7 @@ func TestOtherServerBehindAPooler(t *testing.T) {
 	add(t, s, drafts("org", "e", 3)...)
 	was := s.Epoch()
 	execute(t, connect(t, url), `update sluice.epoch set timeline = '00000077'`) // as a standby would find it
-	if _, err := s.Append(t.Context(), [][]Draft{{draft("org", "x")}}); !errors.Is(err, ErrUnavailable) {
+	if _, err := s.Append(t.Context(), itemsOf([]Draft{draft("org", "x")})); !errors.Is(err, ErrUnavailable) {
 		t.Fatalf("appended in the epoch of another server: %v", err)
 	}
 	if _, err := s.Page(t.Context(), "org", 0, time.Time{}, 100); !errors.Is(err, ErrUnavailable) {
@@ -48,8 +48,8 @@ func TestOtherServerBehindAPooler(t *testing.T) {
 	if err != nil || heads.Epoch == was {
 		t.Fatalf("the poll finds %+v, %v", heads, err)
 	}
-	answer, err := s.Append(t.Context(), [][]Draft{{draft("org", "x")}})
-	if err != nil || answer[0][0].Cursor.Epoch != heads.Epoch {
+	answer, err := s.Append(t.Context(), itemsOf([]Draft{draft("org", "x")}))
+	if err != nil || answer[0].Appended[0].Cursor.Epoch != heads.Epoch {
 		t.Fatalf("%+v, %v", answer, err)
 	}
 }

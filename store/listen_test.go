@@ -120,7 +120,7 @@ func TestHintCarriesOrgs(t *testing.T) {
 		items = append(items, drafts(org, "x", i+1))
 		want[org] = int64(i + 1)
 	}
-	if _, err := s.Append(t.Context(), items); err != nil {
+	if _, err := s.Append(t.Context(), itemsOf(items...)); err != nil {
 		t.Fatal(err)
 	}
 	add(t, s, draft("last", "x"))
@@ -172,7 +172,7 @@ func TestManyOrgsWakeAll(t *testing.T) {
 		for i := range batch {
 			batch[i][0].ID += "+"
 		}
-		if _, err := s.Append(t.Context(), batch); err != nil {
+		if _, err := s.Append(t.Context(), itemsOf(batch...)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -230,7 +230,7 @@ func TestListenerComesBack(t *testing.T) {
 		}
 		// Which instance appends is of no matter; the store's own connections may be among those that were cut.
 		wait(t, name+": hints arrive again", func() bool {
-			_, err := s.Append(t.Context(), [][]Draft{{draft(name, randomText(20))}})
+			_, err := s.Append(t.Context(), itemsOf([]Draft{draft(name, randomText(20))}))
 			return err == nil && ear.reached(name) > 0
 		})
 	}

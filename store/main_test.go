@@ -117,14 +117,23 @@ func drafts(org, first string, count int) (list []Draft) {
 	return list
 }
 
+// itemsOf makes each list one publisher's part of a batch.
+func itemsOf(lists ...[]Draft) []Item {
+	items := make([]Item, len(lists))
+	for i := range lists {
+		items[i].Drafts = lists[i]
+	}
+	return items
+}
+
 // add appends one publisher's drafts.
 func add(t testing.TB, s *Store, list ...Draft) []Appended {
 	t.Helper()
-	answer, err := s.Append(t.Context(), [][]Draft{list})
+	answer, err := s.Append(t.Context(), itemsOf(list))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return answer[0]
+	return answer[0].Appended
 }
 
 func page(t testing.TB, s *Store, org string, after int64) Page {

@@ -125,7 +125,7 @@ func TestMissingDays(t *testing.T) {
 		t.Error("a store whose tomorrow is not attached is ready")
 	}
 	drop(t, s, db, 0)
-	if _, err := s.Append(t.Context(), [][]Draft{{draft("org", "x")}}); !errors.Is(err, ErrNoPartition) || errors.Is(err, ErrRefused) {
+	if _, err := s.Append(t.Context(), itemsOf([]Draft{draft("org", "x")})); !errors.Is(err, ErrNoPartition) || errors.Is(err, ErrRefused) {
 		t.Errorf("appending without today: %v", err)
 	}
 	if err := s.MakePartitions(t.Context()); err != nil {
@@ -251,7 +251,7 @@ func TestTrimHeldUp(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	for i := range 20 {
-		if _, err := s.Append(ctx, [][]Draft{{draft("org", fmt.Sprint("meanwhile", i))}}); err != nil {
+		if _, err := s.Append(ctx, itemsOf([]Draft{draft("org", fmt.Sprint("meanwhile", i))})); err != nil {
 			t.Fatalf("appending waits for the trimming: %v", err)
 		}
 		got, err := s.Page(ctx, "org", 10, time.Time{}, 1000)

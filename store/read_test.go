@@ -81,7 +81,7 @@ func TestPageIsOneSnapshot(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		for i := range batches {
-			if _, err := other.Append(t.Context(), [][]Draft{drafts("org", fmt.Sprint(i, "-"), size)}); err != nil {
+			if _, err := other.Append(t.Context(), itemsOf(drafts("org", fmt.Sprint(i, "-"), size))); err != nil {
 				done <- err
 				return
 			}

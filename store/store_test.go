@@ -129,7 +129,7 @@ func TestConnectionsAreCut(t *testing.T) {
 	link.Cut()
 	again := draft("org", "second")
 	wait(t, "appending goes on", func() bool {
-		_, err := s.Append(t.Context(), [][]Draft{{again}})
+		_, err := s.Append(t.Context(), itemsOf([]Draft{again}))
 		if err != nil && !errors.Is(err, ErrUnavailable) {
 			t.Fatal(err)
 		}

@@ -19,13 +19,14 @@ var (
 
 // AppendLog is the part of the store that the appender needs; its contract is that of store.Store.Append.
 type AppendLog interface {
-	Append(ctx context.Context, items [][]store.Draft) ([][]store.Appended, error)
+	Append(ctx context.Context, items []store.Item) ([]store.Answer, error)
 	MakePartitions(ctx context.Context) error
 }
 
 const (
 	batchEvents    = 1000             // of one transaction: ~10 ms of work under the locks of its orgs
 	batchBytes     = 4 << 20          // of event data in one transaction
+	batchChanges   = 50               // of one transaction: each is statements of its own, and a lock that others wait for
 	waitingEvents  = 20_000           // beyond it publishers are told to come back
 	waitingBytes   = 64 << 20         // of event data that waits
 	appendPatience = 5 * time.Second  // a database that is away for longer is the publisher's to know
@@ -53,13 +54,13 @@ type Appender struct {
 
 // appendItem is what one publisher brought: all of it is appended or nothing.
 type appendItem struct {
-	drafts []store.Draft
+	store.Item
+	events int // a change counts as one, for nobody knows yet what it brings
 	bytes  int
 	since  time.Time
 
 	// Written by the committing goroutine before done is closed.
-	answer []store.Appended
-	err    error
+	answer store.Answer
 	done   chan struct{}
 }
 
@@ -76,16 +77,30 @@ func NewAppender(log AppendLog, metrics *Metrics) *Appender {
 // anything was tried, and with ErrUnavailable where the log may or may not hold them. When ctx ends first, the drafts
 // may be committed all the same.
 func (a *Appender) Append(ctx context.Context, drafts []store.Draft) ([]store.Appended, error) {
-	item := &appendItem{drafts: drafts, since: time.Now(), done: make(chan struct{})}
+	item := &appendItem{Item: store.Item{Drafts: drafts}, events: len(drafts)}
 	for i := range drafts {
 		item.bytes += len(drafts[i].Data)
 	}
+	return a.bring(ctx, item)
+}
+
+// Change applies a change of state and adds what it says of it to the logs, both or neither, and returns when that is
+// committed and synced, with the answers to the change's drafts.
+//
+// It fails with what the change's Apply has failed with, and otherwise as Append does: with ErrUnavailable, and when ctx
+// ends first, the change may have been made.
+func (a *Appender) Change(ctx context.Context, change store.Change) ([]store.Appended, error) {
+	return a.bring(ctx, &appendItem{Item: store.Item{Change: change}, events: 1})
+}
+
+func (a *Appender) bring(ctx context.Context, item *appendItem) ([]store.Appended, error) {
+	item.since, item.done = time.Now(), make(chan struct{})
 	if err := a.enqueue(item); err != nil {
 		return nil, err
 	}
 	select {
 	case <-item.done:
-		return item.answer, item.err
+		return item.answer.Appended, item.answer.Err
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -97,11 +112,11 @@ func (a *Appender) enqueue(item *appendItem) error {
 	switch {
 	case a.closed:
 		return ErrDraining
-	case a.events+len(item.drafts) > waitingEvents || a.bytes+item.bytes > waitingBytes:
+	case a.events+item.events > waitingEvents || a.bytes+item.bytes > waitingBytes:
 		return ErrOverloaded
 	}
 	a.waiting = append(a.waiting, item)
-	a.events += len(item.drafts)
+	a.events += item.events
 	a.bytes += item.bytes
 	if !a.running {
 		a.running = true
@@ -131,13 +146,19 @@ func (a *Appender) gather() []*appendItem {
 		a.running = false
 		return nil
 	}
-	count, events, bytes := 0, 0, 0
+	count, events, bytes, changes := 0, 0, 0, 0
 	for _, item := range a.waiting {
-		if count > 0 && (events+len(item.drafts) > batchEvents || bytes+item.bytes > batchBytes) {
+		if count > 0 && (events+item.events > batchEvents || bytes+item.bytes > batchBytes) {
 			break
 		}
+		if item.Change != nil {
+			if changes == batchChanges {
+				break
+			}
+			changes++
+		}
 		count++
-		events += len(item.drafts)
+		events += item.events
 		bytes += item.bytes
 	}
 	items := a.waiting[:count:count]
@@ -150,9 +171,9 @@ func (a *Appender) gather() []*appendItem {
 // commit appends a batch and answers every item of it. A batch that is refused is halved until the bad item stands
 // alone: it costs itself, not its neighbours.
 func (a *Appender) commit(items []*appendItem) {
-	batch := make([][]store.Draft, len(items))
+	batch := make([]store.Item, len(items))
 	for i, item := range items {
-		batch[i] = item.drafts
+		batch[i] = item.Item
 	}
 	answers, err := a.insist(batch, items[0].since)
 	if errors.Is(err, store.ErrRefused) && len(items) > 1 {
@@ -162,27 +183,27 @@ func (a *Appender) commit(items []*appendItem) {
 		return
 	}
 	for i, item := range items {
+		item.answer.Err = err
 		if err == nil {
 			item.answer = answers[i]
 		}
-		item.err = err
 		close(item.done)
 	}
 }
 
 // insist tries until the log takes the batch or refuses it, or its oldest publisher has waited long enough. From the
 // second try on every id is looked up, for the first try may have committed without our being told.
-func (a *Appender) insist(batch [][]store.Draft, since time.Time) ([][]store.Appended, error) {
-	events := 0
-	for _, drafts := range batch {
-		events += len(drafts)
-	}
+func (a *Appender) insist(batch []store.Item, since time.Time) ([]store.Answer, error) {
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
 		ctx, cancel := context.WithTimeout(a.ctx, appendAttempt)
 		answers, err := a.log.Append(ctx, batch)
 		cancel()
 		switch {
 		case err == nil:
+			events := 0
+			for i := range answers {
+				events += len(answers[i].Appended)
+			}
 			a.metrics.AppendBatch.Observe(float64(events))
 			a.metrics.Appended.Add(float64(events))
 			return answers, nil
@@ -198,9 +219,9 @@ func (a *Appender) insist(batch [][]store.Draft, since time.Time) ([][]store.App
 		if time.Since(since) > appendPatience {
 			return nil, errors.Join(ErrUnavailable, err)
 		}
-		for _, drafts := range batch {
-			for i := range drafts {
-				drafts[i].Tried = true
+		for _, item := range batch {
+			for i := range item.Drafts {
+				item.Drafts[i].Tried = true
 			}
 		}
 		select {

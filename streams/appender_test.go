@@ -231,16 +231,12 @@ type away struct {
 
 func (l *away) MakePartitions(context.Context) error { return nil }
 
-func (l *away) Append(_ context.Context, items [][]store.Draft) ([][]store.Appended, error) {
+func (l *away) Append(_ context.Context, items []store.Item) ([]store.Answer, error) {
 	l.tries = append(l.tries, time.Now())
 	if time.Now().Before(l.back) {
 		return nil, store.ErrUnavailable
 	}
-	answer := make([][]store.Appended, len(items))
-	for i := range items {
-		answer[i] = make([]store.Appended, len(items[i]))
-	}
-	return answer, nil
+	return make([]store.Answer, len(items)), nil
 }
 
 // TestPatience has the database away for less and for more than publishers are asked to wait.

@@ -28,11 +28,15 @@ type doorway struct {
 	sizes []int           // guarded by mu: items of each try
 }
 
-func (d *doorway) Append(ctx context.Context, items [][]store.Draft) ([][]store.Appended, error) {
+func (d *doorway) Append(ctx context.Context, items []store.Item) ([]store.Answer, error) {
+	var asked []store.Draft
+	for i := range items {
+		asked = append(asked, items[i].Drafts...)
+	}
 	d.mu.Lock()
 	d.tries++
 	try := d.tries
-	d.asked, d.sizes = append(d.asked, slices.Concat(items...)), append(d.sizes, len(items))
+	d.asked, d.sizes = append(d.asked, asked), append(d.sizes, len(items))
 	d.mu.Unlock()
 	if d.gate != nil {
 		select {
@@ -120,12 +124,22 @@ type brought struct {
 
 // bring publishes beside the test, and returns once the drafts wait or were answered.
 func bring(a *streams.Appender, drafts ...store.Draft) *brought {
-	b := &brought{drafts: drafts, done: make(chan struct{})}
+	b := &brought{drafts: drafts}
+	return b.wait(func(ctx context.Context) ([]store.Appended, error) { return a.Append(ctx, drafts) })
+}
+
+// bringChange is bring for a change.
+func bringChange(a *streams.Appender, change store.Change) *brought {
+	return new(brought).wait(func(ctx context.Context) ([]store.Appended, error) { return a.Change(ctx, change) })
+}
+
+func (b *brought) wait(publish func(context.Context) ([]store.Appended, error)) *brought {
+	b.done = make(chan struct{})
 	waits := make(chan struct{})
 	notice := noticed{context.Background(), sync.OnceFunc(func() { close(waits) })}
 	go func() {
 		defer close(b.done)
-		b.answer, b.err = a.Append(notice, drafts)
+		b.answer, b.err = publish(notice)
 	}()
 	select {
 	case <-waits:

@@ -1,0 +1,101 @@
+package store
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+)
+
+// Change is a change of state that goes into the log together with what the log says of it, in one transaction.
+type Change interface {
+	// Key names the one row that Apply locks, with its table; it is the same at every call. Batches apply their changes in
+	// the order of the keys, so that two never wait for each other. Two with one key are applied in the order of arrival.
+	Key() string
+
+	// Apply changes the state within tx, which it neither commits nor rolls back, and says what the log is to tell of it;
+	// that may be nothing. It locks the row of Key first, and none of the logs: their turn comes after all changes.
+	//
+	// It is called again after a try that may or may not have been committed, and wherever the batch has to begin anew.
+	// So it is idempotent: where it finds its change made, it gives the same drafts. Their ids derive from the change
+	// and are marked IDGiven, so that the log knows them again.
+	//
+	// Where it fails, the transaction goes back to where it was before the call, and the error is the answer to this
+	// change alone; one that speaks of the database and not of the change ends the whole batch instead.
+	Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error)
+}
+
+// Item is one publisher's part of a batch: drafts, or a change that brings its own.
+type Item struct {
+	Drafts []Draft
+	Change Change
+}
+
+// Answer is what became of one item of a batch that was committed.
+type Answer struct {
+	Appended []Appended // in the order of the item's drafts
+	Err      error      // of the item's change, of which nothing was kept then: ErrRefused, or what Apply has said
+}
+
+// applyChanges applies the changes of a batch, and sets the drafts and the errors of their items.
+func applyChanges(ctx context.Context, tx *sqlx.Tx, items []Item, drafts [][]Draft, answers []Answer) error {
+	for _, i := range changesOf(items) {
+		if _, err := tx.ExecContext(ctx, `savepoint change`); err != nil {
+			return err
+		}
+		made, err := items[i].Change.Apply(ctx, tx)
+		if err == nil {
+			_, err = tx.ExecContext(ctx, `release savepoint change`)
+		}
+		if err != nil && !ofDatabase(err) {
+			made, answers[i].Err = nil, ofChange(err)
+			// A connection that is gone fails here, whatever Apply has made of it.
+			_, err = tx.ExecContext(ctx, `rollback to savepoint change; release savepoint change`)
+		}
+		if err != nil {
+			return err
+		}
+		drafts[i] = made
+	}
+	return nil
+}
+
+// changesOf lists the items with a change in the order in which they are applied.
+func changesOf(items []Item) (order []int) {
+	for i := range items {
+		if items[i].Change != nil {
+			order = append(order, i)
+		}
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return strings.Compare(items[a].Change.Key(), items[b].Change.Key()) })
+	return order
+}
+
+// ofDatabase says of an error of Apply that it tells nothing about the change: another try may well succeed.
+func ofDatabase(err error) bool {
+	if errors.Is(err, ErrUnavailable) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, context.Canceled) ||
+		errors.Is(err, context.DeadlineExceeded) {
+		return true
+	}
+	var failure *pq.Error
+	if !errors.As(err, &failure) {
+		return false
+	}
+	switch failure.Code.Class() {
+	case "08", "40", "53", "57", "58": // connections, deadlocks and serialization, lack of resources, operators, the system
+		return true
+	}
+	return failure.Code == "55P03" || failure.Code == "25006" // a lock that was not to be had, a standby
+}
+
+// ofChange is the answer to a change: an error of Apply's own as it is, one of Postgres that refuses it as ErrRefused.
+func ofChange(err error) error {
+	if refused := classify(err); errors.Is(refused, ErrRefused) {
+		return refused
+	}
+	return err
+}
