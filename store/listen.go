@@ -24,13 +24,19 @@ const (
 )
 
 // Payloads that tell all instances something which is in no log begin with a word of their own: no org does, escaped.
-const signalTicket = "!ticket "
+const (
+	signalTicket = "!ticket "
+	signalUpload = "!upload "
+
+	signalDocument = "!document" // there is something to be read
+)
 
 // Notified is what notifications are told to; no function may block.
 type Notified struct {
 	Grown   func(org string, seq int64) // a hint: org's log may have reached seq
 	WakeAll func()                      // anything may have been missed
 	Used    func(use TicketUse)         // a ticket was used anew
+	Wanted  func(upload string)         // somebody else wants to write an upload
 }
 
 // listenSilence is how long a LISTEN connection may be silent, pings and their answers included, before it is given up. No
@@ -106,6 +112,8 @@ func (l *Listener) Tell(notification *pq.Notification) {
 			return
 		}
 		to.Used(use)
+	case strings.HasPrefix(notification.Extra, signalUpload):
+		to.Wanted(strings.TrimPrefix(notification.Extra, signalUpload))
 	default:
 		for pair := range strings.SplitSeq(notification.Extra, " ") {
 			escaped, digits, _ := strings.Cut(pair, ":")

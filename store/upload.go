@@ -51,6 +51,7 @@ type Upload struct {
 	Metadata     string // Upload-Metadata as it was sent
 	Kind         UploadKind
 	Parts        []string // ids, of a joined one
+	JoinedBy     string   // of a partial one: what has taken it in; "": nothing yet
 
 	Size     int64  // of the whole; -1 while it is not known
 	Limit    int64  // that the upload may never pass
@@ -59,13 +60,13 @@ type Upload struct {
 	SHA256   []byte // once verified; nil before
 
 	State  UploadState
-	Reason string // why it failed
-	Rate   float64
+	Reason string  // why it failed
+	Rate   float64 // bytes a second, of late
 
 	// Epoch counts the writers: each takeover raises it, and what an older one still brings is refused.
-	Epoch      int64
-	Owner      string // the instance that writes; "": none
-	LeaseUntil time.Time
+	Epoch  int64
+	Owner  string // the instance that writes; "": none
+	Leased bool   // it has said so a moment ago
 
 	CreatedAt time.Time
 	ExpiresAt time.Time // zero once ready

@@ -27,6 +27,9 @@ type Notifier struct {
 	log    Poller
 	hub    *Hub
 	logger *slog.Logger
+
+	// Wanted is told of uploads that another instance wants to write. It must not block; nil: nobody writes any here.
+	Wanted func(upload string)
 }
 
 // NewNotifier makes a notifier; Run runs it.
@@ -49,6 +52,11 @@ func (n *Notifier) listen(ctx context.Context) {
 		Grown:   func(org string, seq int64) { n.hub.wakeBy(wokenByNotify, org, seq) },
 		WakeAll: n.wakeAll,
 		Used:    n.hub.TicketUsed,
+		Wanted: func(upload string) {
+			if n.Wanted != nil {
+				n.Wanted(upload)
+			}
+		},
 	})
 	var beside sync.WaitGroup
 	defer beside.Wait()

@@ -16,6 +16,8 @@ var (
 	ErrUploadJoined  = errors.New("the upload is joined from others and takes no bytes")
 	ErrUploadWhole   = errors.New("the upload is complete already")
 	ErrUploadTotal   = errors.New("the upload's size is another one")
+	ErrUploadDigest  = errors.New("another digest was given for the upload before")
+	ErrUploadParts   = errors.New("what is to be joined are not whole partial uploads of the same user")
 	ErrUploadSlow    = errors.New("the body comes too slowly")
 	ErrUploadYielded = errors.New("a newer request for the upload has taken over")
 	ErrChunkLength   = errors.New("the body has another length than was announced")
@@ -29,11 +31,20 @@ type OffsetError struct {
 	Current int64
 	// Conflict: the range was committed before, by a request whose digest was another one.
 	Conflict bool
+	Yielded  bool // it did, but a newer request for the upload has taken over; errors.Is finds ErrUploadYielded
 }
 
 // Error implements error.
 func (e *OffsetError) Error() string {
 	return fmt.Sprintf("the chunk begins at %d, the upload stands at %d", e.Given, e.Current)
+}
+
+// Unwrap implements errors.Is.
+func (e *OffsetError) Unwrap() error {
+	if e.Yielded {
+		return ErrUploadYielded
+	}
+	return nil
 }
 
 // SizeError says that an upload would be larger than it may be.
@@ -81,6 +92,13 @@ type Chunk struct {
 
 	// Interrupt makes reads of Body fail soon. A newer request for the upload has it called, from another goroutine.
 	Interrupt func()
+
+	// Repeatable: a range that was committed with the same digest before is answered again, not refused.
+	Repeatable bool
+
+	// Permit, where it is not nil, is asked once all bytes are there, before they are verified: whoever began the upload
+	// may have lost the right to it meanwhile. Its error is Append's; the bytes stay.
+	Permit func() error
 
 	// Progress, where it is not nil, is told now and then up to where bytes are committed while the body is read.
 	Progress func(offset int64)

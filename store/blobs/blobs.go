@@ -87,6 +87,9 @@ type Store interface {
 	// Commit has succeeded: it has to be read once more, after Sync, before anybody is told that the upload is whole.
 	Rereads() bool
 
+	// SegmentBytes is the size from which on a writer should seal a segment and begin another; 0: never.
+	SegmentBytes() int64
+
 	// String names the store as an operator would, without secrets.
 	String() string
 }

@@ -1,0 +1,148 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"sluice/store"
+)
+
+const (
+	flushEvery     = 250 * time.Millisecond // a look at the uploads that are written here
+	flushAfter     = 300 * time.Millisecond // that no request has come, the row is told how far the upload is
+	releaseAfter   = 10 * time.Second       // that no request has come, the upload is let go
+	orphansEvery   = time.Second
+	expireEvery    = 5 * time.Second
+	expireBatch    = 100
+	leftoversEvery = time.Hour
+	leftoverAge    = time.Hour           // bytes without an upload may be those of one that is being made
+	forgetAfter    = 30 * 24 * time.Hour // that an upload is over, nothing is known of it any more
+)
+
+// Run keeps uploads in order until ctx ends: rows are told of what comes slowly, what nobody goes on with expires,
+// verifications that were left are finished, and bytes that nobody needs are deleted. Every instance runs it.
+func (u *Uploads) Run(ctx context.Context) {
+	flush, orphans, expire := time.NewTicker(flushEvery), time.NewTicker(orphansEvery), time.NewTicker(expireEvery)
+	leftovers := time.NewTicker(leftoversEvery)
+	defer flush.Stop()
+	defer orphans.Stop()
+	defer expire.Stop()
+	defer leftovers.Stop()
+	u.CollectLeftovers(ctx, leftoverAge)
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return
+		case <-flush.C:
+			u.flush(ctx)
+		case <-orphans.C:
+			err = u.adopt(ctx)
+		case <-expire.C:
+			err = u.expire(ctx)
+		case <-leftovers.C:
+			u.CollectLeftovers(ctx, leftoverAge)
+			err = u.log.ForgetUploads(ctx, forgetAfter)
+		}
+		if err != nil && ctx.Err() == nil {
+			u.options.Log.Warn("uploads cannot be kept in order for now", "err", err)
+		}
+	}
+}
+
+// flush tells the rows of uploads that no request has come for, and lets go of those that nobody goes on with.
+func (u *Uploads) flush(ctx context.Context) {
+	u.mu.Lock()
+	sessions := make([]*session, 0, len(u.sessions))
+	for _, s := range u.sessions {
+		sessions = append(sessions, s)
+	}
+	u.mu.Unlock()
+	for _, s := range sessions {
+		select {
+		case s.turn <- struct{}{}:
+		default:
+			continue // a request is at it, and writes the row itself
+		}
+		used := s.used
+		switch idle := time.Since(used); {
+		case !s.owned, s.dropped:
+		case idle >= releaseAfter:
+			u.release(ctx, s)
+		case idle >= flushAfter && s.upload.Offset != s.recordedOffset:
+			if err := u.record(ctx, s, nil); errors.Is(err, store.ErrUploadMoved) {
+				s.disown()
+			}
+		}
+		if s.dropped {
+			<-s.turn
+			continue
+		}
+		u.leave(s)
+		s.used = used
+	}
+}
+
+// adopt finishes verifications whose process has died.
+func (u *Uploads) adopt(ctx context.Context) error {
+	orphans, err := u.log.OrphanedUploads(ctx, expireBatch)
+	for _, upload := range orphans {
+		if failed := u.resume(ctx, upload); failed != nil && !errors.Is(failed, ErrUploadBusy) {
+			err = errors.Join(err, failed)
+		}
+	}
+	return err
+}
+
+// expire ends what nobody has gone on with.
+func (u *Uploads) expire(ctx context.Context) error {
+	ids, err := u.log.ExpiringUploads(ctx, expireBatch)
+	for _, id := range ids {
+		_, failed := u.changer.Change(ctx, &store.ExpireUpload{ID: id})
+		switch {
+		case failed == nil:
+			u.discard(ctx, id)
+		case !errors.Is(failed, store.ErrUploadMoved):
+			err = errors.Join(err, failed)
+		}
+	}
+	return err
+}
+
+// CollectLeftovers deletes bytes of uploads that are over or were never made, which a crash or a failing store has left, once
+// they are older than age.
+func (u *Uploads) CollectLeftovers(ctx context.Context, age time.Duration) {
+	var found []string
+	look := func() error {
+		needed, err := u.log.NeededUploads(ctx, found)
+		if err != nil {
+			return err
+		}
+		for _, id := range found {
+			if !slices.Contains(needed, id) {
+				u.options.Log.Info("bytes that no upload needs are deleted", "upload", id)
+				u.discard(ctx, id)
+			}
+		}
+		found = found[:0]
+		return nil
+	}
+	err := u.blobs.Uploads(ctx, func(upload string, changed time.Time) error {
+		if time.Since(changed) < age {
+			return nil
+		}
+		found = append(found, upload)
+		if len(found) < expireBatch {
+			return nil
+		}
+		return look()
+	})
+	if err == nil && len(found) > 0 {
+		err = look()
+	}
+	if err != nil && ctx.Err() == nil {
+		u.options.Log.Warn("bytes that no upload needs cannot be looked for", "err", err)
+	}
+}
