@@ -39,9 +39,9 @@ func (f *FinishUpload) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) 
 	case upload.Epoch != f.Epoch, upload.State != UploadVerifying:
 		return nil, ErrUploadMoved
 	default:
-		_, err = tx.ExecContext(ctx, `update sluice.uploads set state = $2, reason = $3, sha256 = $4, mime_type = $5, owner = '',
-			lease_until = '-infinity', held = case when $2 = 'ready' then greatest(size, 1) else 0 end,
-			expires = case when $2 = 'ready' and kind <> 'partial' then 'infinity' else expires end where id = $1`,
+		_, err = tx.ExecContext(ctx, `update sluice.uploads set state = $2::text, reason = $3, sha256 = $4, mime_type = $5, owner = '',
+			lease_until = '-infinity', held = case when $2::text = 'ready' then greatest(size, 1) else 0 end,
+			expires = case when $2::text = 'ready' and kind <> 'partial' then 'infinity' else expires end where id = $1`,
 			f.ID, string(target), f.Reason, f.SHA256, f.MimeType)
 		if err != nil {
 			return nil, err

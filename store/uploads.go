@@ -62,7 +62,7 @@ func (s *Store) createUpload(ctx context.Context, made NewUpload, limits UploadL
 	// What holds no byte counts as one, or the index would not find it as open.
 	_, err = tx.ExecContext(ctx, `insert into sluice.uploads (id, org, user_id, property_id, guest_id, filename, claimed, mime_type,
 		document_type, metadata, kind, parts, size, byte_limit, held, declared, expires)
-		values ($1, $2, $3, $4, $5, $6, $7, $7, $8, $9, $10, $11, $12, $13, greatest($13, 1), $14, now() + make_interval(secs => $15))`,
+		values ($1, $2, $3, $4, $5, $6, $7::text, $7::text, $8, $9, $10, coalesce($11::text[], '{}'), $12, $13::bigint, greatest($13::bigint, 1), $14, now() + make_interval(secs => $15))`,
 		id, made.Org, made.User, made.PropertyID, made.GuestID, made.Filename, made.Claimed, made.DocumentType, made.Metadata,
 		string(made.Kind), pq.Array(made.Parts), made.Size, most, made.Declared, limits.Expiry.Seconds())
 	if err != nil {
@@ -228,14 +228,14 @@ type UploadRecord struct {
 
 // recordSQL is one statement, so that a chunk costs one round trip where every chunk is recorded.
 const recordSQL = `with moved as (
-		update sluice.uploads set position = $3, size = $4, held = case when $4 >= 0 then greatest($4, 1) else held end,
-			byte_limit = case when $4 >= 0 then $4 else byte_limit end, digest_state = $5, chunks = $6, declared = $7,
-			mime_type = $8, rate = $9, moved = now(), expires = now() + make_interval(secs => $10), state = $11,
-			owner = case when $12 then '' else owner end,
-			lease_until = case when $12 then '-infinity' else now() + make_interval(secs => $13) end
+		update sluice.uploads set position = $3::bigint, size = $4::bigint, held = case when $4::bigint >= 0 then greatest($4::bigint, 1) else held end,
+			byte_limit = case when $4::bigint >= 0 then $4::bigint else byte_limit end, digest_state = $5, chunks = $6, declared = $7,
+			mime_type = $8, rate = $9, moved = now(), expires = now() + make_interval(secs => $10), state = $11::text,
+			owner = case when $12::boolean then '' else owner end,
+			lease_until = case when $12::boolean then '-infinity' else now() + make_interval(secs => $13) end
 		where id = $1 and epoch = $2 and state = 'uploading' returning id
 	), cut as (
-		delete from sluice.upload_segments g using moved where g.upload = moved.id and $14 and g.start >= $3
+		delete from sluice.upload_segments g using moved where g.upload = moved.id and $14::boolean and g.start >= $3::bigint
 			and not g.start = any($15::bigint[])
 	), kept as (
 		insert into sluice.upload_segments (upload, start, epoch, size, mark, digest_state, sealed, synced)

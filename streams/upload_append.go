@@ -10,6 +10,7 @@ import (
 	"hash"
 	"io"
 	"sync"
+	"time"
 
 	"sluice/store"
 	"sluice/store/blobs"
@@ -34,6 +35,12 @@ func (u *Uploads) Append(ctx context.Context, c Chunk) (Receipt, error) {
 		return Receipt{}, err
 	}
 	defer u.leave(s)
+	if s.owned && (c.Offset != s.upload.Offset || time.Since(s.recorded) > freshFor) {
+		// It may be ours no more, and further than we know.
+		if err := u.confirm(ctx, s); err != nil {
+			return Receipt{}, err
+		}
+	}
 	var over *overError
 	switch err := u.own(ctx, s); {
 	case errors.As(err, &over):
@@ -45,13 +52,12 @@ func (u *Uploads) Append(ctx context.Context, c Chunk) (Receipt, error) {
 	}
 	receipt, err := u.appendTo(ctx, s, &c)
 	if errors.Is(err, blobs.ErrFenced) || errors.Is(err, store.ErrUploadMoved) {
-		// Another instance has taken over: what it knows is what counts.
+		// Another instance has taken over. How far the upload is, is known for sure once we are its writer again.
 		s.disown()
-		upload, missing := u.log.Upload(ctx, s.id)
-		if missing != nil {
-			return Receipt{}, missing
+		if err := u.own(ctx, s); err != nil && !errors.As(err, &over) {
+			return Receipt{Upload: s.upload}, err
 		}
-		receipt.Upload, err = upload, &OffsetError{Given: c.Offset, Current: upload.Offset, Yielded: true}
+		receipt.Upload, err = s.upload, &OffsetError{Given: c.Offset, Current: s.upload.Offset, Yielded: true}
 	}
 	return receipt, err
 }

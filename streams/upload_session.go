@@ -10,6 +10,7 @@ import (
 	"hash"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sluice/store"
@@ -28,12 +29,11 @@ type session struct {
 	id   string
 	turn chan struct{} // holds one: the turn is taken
 
-	mu    sync.Mutex
-	next  int64        // guarded by mu: the number of the next request
-	now   int64        // guarded by mu: of the request that has the turn; 0: none that can be interrupted
-	stop  func()       // guarded by mu: interrupts it
-	shown store.Upload // guarded by mu: what Find is told
-	asof  time.Time    // guarded by mu: of shown; zero: nothing is known
+	shown atomic.Pointer[store.Upload] // what Known tells; nil: nothing yet
+
+	mu   sync.Mutex
+	next int64  // guarded by mu: the number of the newest request
+	stop func() // guarded by mu: interrupts the one that has the turn; nil: that cannot be interrupted
 
 	// All below belongs to whoever has the turn.
 	dropped bool // another session has taken its place
@@ -94,7 +94,7 @@ func (s *session) arrive() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.next++
-	if s.now != 0 && s.stop != nil {
+	if s.stop != nil {
 		s.stop()
 	}
 	return s.next
@@ -107,7 +107,7 @@ func (s *session) begin(interrupt func()) bool {
 	if s.next > s.number {
 		return false
 	}
-	s.now, s.stop = s.number, interrupt
+	s.stop = interrupt
 	return true
 }
 
@@ -115,7 +115,7 @@ func (s *session) begin(interrupt func()) bool {
 func (s *session) end() (yielded bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.now, s.stop = 0, nil
+	s.stop = nil
 	return s.next > s.number
 }
 
@@ -130,23 +130,6 @@ func (u *Uploads) leave(s *session) {
 		u.mu.Unlock()
 	}
 	<-s.turn
-}
-
-// view is the upload as Find may tell it; fresh is false where the database knows better.
-func (s *session) view() (upload store.Upload, fresh bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.shown, !s.asof.IsZero() && time.Since(s.asof) < freshFor
-}
-
-// show has Find tell the upload as it stands.
-func (s *session) show(known bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.shown.Offset = s.upload.Offset
-	if known {
-		s.shown, s.asof = s.upload, time.Now()
-	}
 }
 
 // overError says that an upload is not being uploaded any more.
@@ -189,6 +172,18 @@ func (u *Uploads) own(ctx context.Context, s *session) error {
 		}
 		return u.inherit(ctx, s, &claimed)
 	}
+}
+
+// confirm finds out whether this process is still the writer, before anybody is told from memory how far the upload is.
+func (u *Uploads) confirm(ctx context.Context, s *session) error {
+	if !s.owned {
+		return nil
+	}
+	upload, err := u.log.Upload(ctx, s.id)
+	if err == nil && (upload.Epoch != s.upload.Epoch || upload.State != store.UploadUploading) {
+		s.disown()
+	}
+	return err
 }
 
 // await asks the instance that writes to let go, and waits until it has, or has had the time to.
@@ -246,6 +241,8 @@ func (u *Uploads) inherit(ctx context.Context, s *session, claimed *store.Claime
 	if err := u.restore(ctx, s); err != nil {
 		return err
 	}
+	known := s.upload
+	s.shown.Store(&known)
 	s.owned, s.fresh, s.recorded, s.recordedOffset = true, 0, time.Now(), at
 	return u.record(ctx, s, func(r *store.UploadRecord) { r.Cut = true })
 }
@@ -347,7 +344,6 @@ func (u *Uploads) commit(ctx context.Context, s *session, chunk blobs.Chunk, nee
 	if needRow || !u.blobs.Remembers() || s.upload.Offset-s.recordedOffset >= recordBytes || time.Since(s.recorded) >= recordEvery {
 		return u.record(ctx, s, nil)
 	}
-	s.show(false)
 	return nil
 }
 
@@ -374,7 +370,6 @@ func (u *Uploads) record(ctx context.Context, s *session, with func(*store.Uploa
 	}
 	s.upload.State, s.upload.ExpiresAt = r.State, now.Add(u.options.Expiry).UTC()
 	s.fresh, s.recorded, s.recordedOffset = len(s.segments), now, s.upload.Offset
-	s.show(true)
 	return nil
 }
 
@@ -404,9 +399,6 @@ func (s *session) disown() {
 		_ = s.segment.Close()
 		s.segment = nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.asof = time.Time{}
 }
 
 // remember keeps a chunk's digest, by which its repetition is known.

@@ -51,7 +51,7 @@ const (
 	letGoPatience = 500 * time.Millisecond // that another instance is waited for, before it is fenced
 	letGoLook     = 10 * time.Millisecond  // between two looks whether it has
 	finishMost    = 10 * time.Minute       // of a verification, whoever waits for it
-	freshFor      = time.Second            // that what is known here of an upload is told without asking the database
+	freshFor      = time.Second            // that a writer takes itself for the writer without asking
 )
 
 // Uploads takes the bytes of uploads, one writer each at a time among all instances. It is safe for concurrent use.
@@ -110,14 +110,20 @@ func (u *Uploads) Create(ctx context.Context, made store.NewUpload) (store.Uploa
 	return receipt.Upload, err
 }
 
-// Find gives an upload as it stands, and disturbs nobody who writes it. It may be a second old.
+// Find gives an upload as it stands, and disturbs nobody who writes it. While bytes come it may be behind by half a second.
 func (u *Uploads) Find(ctx context.Context, id string) (store.Upload, error) {
+	return u.log.Upload(ctx, id)
+}
+
+// Known gives an upload for what never changes of it: whose it is, and of what kind. It asks nobody where the upload is
+// being written here; what it says of the rest may be old.
+func (u *Uploads) Known(ctx context.Context, id string) (store.Upload, error) {
 	u.mu.Lock()
 	s := u.sessions[id]
 	u.mu.Unlock()
 	if s != nil {
-		if upload, fresh := s.view(); fresh {
-			return upload, nil
+		if upload := s.shown.Load(); upload != nil {
+			return *upload, nil
 		}
 	}
 	return u.log.Upload(ctx, id)
@@ -130,7 +136,9 @@ func (u *Uploads) Settle(ctx context.Context, id string) (store.Upload, error) {
 		return store.Upload{}, err
 	}
 	defer u.leave(s)
-	err = u.own(ctx, s)
+	if err = u.confirm(ctx, s); err == nil {
+		err = u.own(ctx, s)
+	}
 	var over *overError
 	if errors.As(err, &over) && over.upload.State != store.UploadVerifying {
 		return over.upload, nil
