@@ -142,6 +142,10 @@ func (s *Server) narrow(ctx context.Context, filter *streams.Filter, caller *Cal
 	case !filter.AllProperties && !slices.Contains(filter.Properties, asked[0]):
 		return problem(http.StatusForbidden, "the token does not allow the property %q", asked[0])
 	}
+	filter.Private = streams.PrivateNarrowed
+	if filter.AllProperties {
+		filter.Private = streams.PrivateAll
+	}
 	filter.AllProperties, filter.Properties = false, asked
 	return nil
 }

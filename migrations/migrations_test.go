@@ -2,6 +2,7 @@ package migrations_test
 
 import (
 	"database/sql"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -148,6 +149,40 @@ func TestDownUp(t *testing.T) {
 	}
 	if err := migrations.Up(t.Context(), db); err != nil {
 		t.Errorf("a second up: %v", err)
+	}
+}
+
+// TestAudienceOfDays brings events of an older schema up to date: the events of a day that is attached are for nobody alone,
+// and a day whose table was made and not attached yet can be.
+func TestAudienceOfDays(t *testing.T) {
+	t.Parallel()
+	db := connect(t, pgtest.Database(t))
+	provider, err := migrations.Provider(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := provider.DownTo(t.Context(), 5); err != nil {
+		t.Fatal(err)
+	}
+	const attach = `alter table sluice.events attach partition sluice.events_%[1]s for values from ('%[1]s 00:00:00+00') to ('%[2]s 00:00:00+00');`
+	const made = `create table sluice.events_%s (like sluice.events including defaults including constraints);`
+	_, err = db.Exec(fmt.Sprintf(made, "20400101") + fmt.Sprintf(made, "20400102") + fmt.Sprintf(attach, "20400101", "20400102") +
+		`insert into sluice.events (org, seq, time, id, service, type, data) values ('1', 1, '2040-01-01 12:00+00', 'a', 'finance', 'x', '{}')`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := migrations.Up(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec(fmt.Sprintf(attach, "20400102", "20400103")); err != nil {
+		t.Fatal(err)
+	}
+	var alone int
+	err = db.QueryRow(`with new as (insert into sluice.events (org, seq, time, id, service, type, audience, data)
+			values ('1', 2, '2040-01-02 12:00+00', 'b', 'finance', 'x', 'u', '{}') returning audience)
+		select (select count(*) from sluice.events where audience = '') + (select count(*) from new where audience = 'u')`).Scan(&alone)
+	if err != nil || alone != 2 {
+		t.Fatal(alone, err)
 	}
 }
 

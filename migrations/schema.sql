@@ -51,6 +51,7 @@ create table sluice.events (
     entity_id text default ''::text not null,
     user_id text default ''::text not null,
     data json not null,
+    audience text default ''::text not null,
     constraint events_pkey PRIMARY KEY (org, seq, "time"),
     constraint events_seq_check CHECK ((seq > 0))
 ) partition by RANGE ("time");

@@ -244,8 +244,8 @@ type batch struct {
 	heads map[string]*head
 	seen  map[orgID]int64 // positions of ids that the log or this batch holds
 
-	orgs, ids, services, types, properties, entityTypes, entities, users, documents []string
-	seqs, times                                                                     []int64
+	orgs, ids, services, types, properties, entityTypes, entities, users, audiences, documents []string
+	seqs, times                                                                                []int64
 }
 
 // place gives every new draft the next position of its org and answers for all of them.
@@ -278,7 +278,7 @@ func (b *batch) add(draft *Draft) int64 {
 	b.services, b.types = append(b.services, draft.Service), append(b.types, draft.Type)
 	b.properties, b.users = append(b.properties, draft.PropertyID), append(b.users, draft.UserID)
 	b.entityTypes, b.entities = append(b.entityTypes, draft.EntityType), append(b.entities, draft.EntityID)
-	b.documents = append(b.documents, string(draft.Data))
+	b.audiences, b.documents = append(b.audiences, draft.Audience), append(b.documents, string(draft.Data))
 	b.seqs, b.times = append(b.seqs, head.seq), append(b.times, head.next)
 	head.next++
 	return head.seq
@@ -287,16 +287,18 @@ func (b *batch) add(draft *Draft) int64 {
 // insertSQL inserts the columns and notifies, in one statement. A time is whole microseconds, below 2^53: the
 // multiplication is exact.
 const insertSQL = `with appended as (
-	insert into sluice.events (org, seq, time, id, service, type, property_id, entity_type, entity_id, user_id, data)
-	select c1, c2, timestamptz 'epoch' + c3 * interval '1 microsecond', c4, c5, c6, c7, c8, c9, c10, c11::json
+	insert into sluice.events (org, seq, time, id, service, type, property_id, entity_type, entity_id, user_id, audience,
+		data)
+	select c1, c2, timestamptz 'epoch' + c3 * interval '1 microsecond', c4, c5, c6, c7, c8, c9, c10, c11,
+		c12::json
 	from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-		$9::text[], $10::text[], $11::text[]) c(c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11))
-	select pg_notify('sluice', $12)`
+		$9::text[], $10::text[], $11::text[], $12::text[]) c(c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12))
+	select pg_notify('sluice', $13)`
 
 func (s *Store) insertBatch(ctx context.Context, tx *sqlx.Tx, b *batch) error {
 	rows, err := s.insert.query(ctx, s.db, tx, pq.Array(b.orgs), pq.Array(b.seqs), pq.Array(b.times), pq.Array(b.ids),
 		pq.Array(b.services), pq.Array(b.types), pq.Array(b.properties), pq.Array(b.entityTypes),
-		pq.Array(b.entities), pq.Array(b.users), pq.Array(b.documents), b.hint())
+		pq.Array(b.entities), pq.Array(b.users), pq.Array(b.audiences), pq.Array(b.documents), b.hint())
 	if err != nil {
 		return err
 	}

@@ -373,7 +373,7 @@ func TestDataKeepsItsBytes(t *testing.T) {
 	}
 	full := draft(`o'rg "x",{NULL}\`, "full")
 	full.Service, full.Type, full.PropertyID = "tasks", "t", `p,"{}\`
-	full.EntityType, full.EntityID, full.UserID = "NULL", "é", " "
+	full.EntityType, full.EntityID, full.UserID, full.Audience = "NULL", "é", " ", `{"u",\}`
 	add(t, s, append(list, full)...)
 	for i, event := range page(t, s, "org", 0).Events {
 		if string(event.Data) != documents[i] {

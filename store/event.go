@@ -19,7 +19,10 @@ type Event struct {
 	EntityType string
 	EntityID   string
 	UserID     string
-	Data       json.RawMessage // one JSON object without white space between its tokens
+	// Audience, where it is not empty, is the one user who is given the event, beside those who are given everything. It
+	// is not on the wire.
+	Audience string
+	Data     json.RawMessage // one JSON object without white space between its tokens
 }
 
 // Draft is an event that is to be appended: one without a position or a time. Its id is set.

@@ -19,7 +19,7 @@ const pageSQL = `select e.epoch,
 	greatest(coalesce(l.trimmed_seq, 0), coalesce((select v.seq from sluice.events v
 		where v.org = $1 and v.time >= $3 order by v.seq desc limit 1), 0)) as head,
 	coalesce(l.trimmed_seq, 0) as floor,
-	p.seq, p.time, p.id, p.service, p.type, p.property_id, p.entity_type, p.entity_id, p.user_id, p.data
+	p.seq, p.time, p.id, p.service, p.type, p.property_id, p.entity_type, p.entity_id, p.user_id, p.audience, p.data
 	from sluice.epoch e left join sluice.logs l on l.org = $1
 	left join lateral (
 		select *, sum(pg_column_size(data)) over (order by seq) - pg_column_size(data) as before
@@ -45,13 +45,13 @@ func (s *Store) Page(ctx context.Context, org string, after int64, since time.Ti
 	held := 0
 	for rows.Next() {
 		var (
-			seq                                                 *int64
-			at                                                  *time.Time
-			id, service, kind, property, entityType, entity, by *string
-			document                                            []byte
+			seq                                                       *int64
+			at                                                        *time.Time
+			id, service, kind, property, entityType, entity, by, whom *string
+			document                                                  []byte
 		)
 		err := rows.Scan(&page.Epoch, &page.Head, &page.Floor, &seq, &at, &id, &service, &kind, &property,
-			&entityType, &entity, &by, &document)
+			&entityType, &entity, &by, &whom, &document)
 		if err != nil {
 			return Page{}, classify(err)
 		}
@@ -66,7 +66,7 @@ func (s *Store) Page(ctx context.Context, org string, after int64, since time.Ti
 		}
 		page.Events = append(page.Events, Event{
 			Org: org, Seq: *seq, Time: at.UTC(), ID: *id, Service: *service, Type: *kind, PropertyID: *property,
-			EntityType: *entityType, EntityID: *entity, UserID: *by, Data: document,
+			EntityType: *entityType, EntityID: *entity, UserID: *by, Audience: *whom, Data: document,
 		})
 	}
 	if err := rows.Err(); err != nil {

@@ -14,14 +14,33 @@ type Filter struct {
 	Services      uint64   // bits of store.Catalogue
 	AllProperties bool     // else Properties alone
 	Properties    []string // sorted, each once
+	Private       Private  // where there are Properties; whoever has all sees everything
 	Prefix        string   // of the types that are let through
 	Without       string   // "": nothing; the prefix of types that are not
 }
 
-// Admits says whether the filter lets an event through; service is the bit of the event's service.
-func (f *Filter) Admits(service uint64, event *store.Event) bool {
+// Private says which of the events that are for one user alone (store.Event.Audience) a filter with Properties lets through.
+type Private uint8
+
+// Whose private events, and of which properties.
+const (
+	PrivateOwn      Private = iota // the reader's, whatever their property
+	PrivateNarrowed                // the reader's, as far as Properties let them through: they were asked for
+	PrivateAll                     // everybody's, as far as Properties let them through: an admin has asked for them
+)
+
+// Admits says whether the filter lets an event through to a user; service is the bit of the event's service.
+func (f *Filter) Admits(service uint64, event *store.Event, user string) bool {
 	if !f.carries(service, event) {
 		return false
+	}
+	if event.Audience != "" && !f.sharesPrivate() {
+		if event.Audience != user {
+			return false
+		}
+		if f.Private == PrivateOwn {
+			return true
+		}
 	}
 	if f.AllProperties || event.PropertyID == "" {
 		return true
@@ -30,13 +49,16 @@ func (f *Filter) Admits(service uint64, event *store.Event) bool {
 	return found
 }
 
+// sharesPrivate says whether all users with this filter see the same private events.
+func (f *Filter) sharesPrivate() bool { return f.AllProperties || f.Private == PrivateAll }
+
 // carries says whether the filter lets an event through as far as its service and type go.
 func (f *Filter) carries(service uint64, event *store.Event) bool {
 	return f.Services&service != 0 && strings.HasPrefix(event.Type, f.Prefix) &&
 		(f.Without == "" || !strings.HasPrefix(event.Type, f.Without))
 }
 
-// key is equal for filters that admit the same events.
+// key is equal for filters that admit the same events to the same user.
 func (f *Filter) key() string {
 	var key strings.Builder
 	key.WriteString(strconv.FormatUint(f.Services, 36))
@@ -52,5 +74,5 @@ func (f *Filter) key() string {
 		key.WriteByte(':')
 		key.WriteString(property)
 	}
-	return key.String() + "/"
+	return key.String() + "/" + strconv.Itoa(int(f.Private))
 }

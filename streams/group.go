@@ -6,8 +6,8 @@ import (
 	"sluice/store"
 )
 
-// group is the subscribers of a tail that are given the same bytes: equal filters, one encoder. The tail's lock
-// guards it.
+// group is the subscribers of a tail that are given the same bytes: equal filters, one encoder. An event that only some of
+// them may see takes these out for as long (tail.apart). The tail's lock guards it.
 type group struct {
 	key     string
 	filter  Filter
@@ -90,7 +90,7 @@ func without(list []*group, one *group) []*group {
 	return list
 }
 
-// concerned calls visit for every group that may admit the event by its property.
+// concerned calls visit for every group that may admit the event by its property, to all its members alike.
 func (g *groups) concerned(event *store.Event, visit func(*group)) {
 	for _, one := range g.unbound {
 		visit(one)
@@ -100,6 +100,8 @@ func (g *groups) concerned(event *store.Event, visit func(*group)) {
 		list = g.byProperty[event.PropertyID]
 	}
 	for _, one := range list {
-		visit(one)
+		if event.Audience == "" || one.filter.sharesPrivate() {
+			visit(one)
+		}
 	}
 }

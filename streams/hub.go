@@ -127,7 +127,7 @@ func (h *Hub) Draining() bool { return h.drains.Load() }
 // Subscribe opens a stream: its ack comes over the sink as soon as the log was read. The user's oldest stream gives way
 // where there are too many. Polls count for no limit of streams: they are requests that wait.
 func (h *Hub) Subscribe(sub *Subscription) *Subscriber {
-	s := &Subscriber{sink: sub.Sink, start: sub, expiry: sub.Expires.Unix(), spread: h.newSpread()}
+	s := &Subscriber{sink: sub.Sink, reader: sub.User, start: sub, expiry: sub.Expires.Unix(), spread: h.newSpread()}
 	t := h.join(s, sub)
 	replaced := h.present(s, sub.Ticket) // first: whoever is replaced gives up a place
 	oldest := h.enlist(s, sub)

@@ -201,6 +201,12 @@ func (p *pipe) events() (ids []string, cursor string) {
 	return ids, cursor
 }
 
+func (p *pipe) isOver() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ended
+}
+
 func (p *pipe) wait(t rapid.TB, what string, met func() bool) {
 	t.Helper()
 	deadline := time.After(patience)
@@ -221,9 +227,13 @@ func (p *pipe) await(t rapid.TB, prefix string) {
 }
 
 func (l *live) subscribe(org string, filter streams.Filter, start streams.Start) *pipe {
+	return l.subscribeAs("u", org, filter, start)
+}
+
+func (l *live) subscribeAs(user, org string, filter streams.Filter, start streams.Start) *pipe {
 	p := new(pipe)
 	l.hub.Subscribe(&streams.Subscription{
-		Org: org, User: "u", Filter: filter, Start: start, Encoder: lines{}, Sink: p, Expires: time.Now().Add(time.Hour),
+		Org: org, User: user, Filter: filter, Start: start, Encoder: lines{}, Sink: p, Expires: time.Now().Add(time.Hour),
 	})
 	return p
 }
@@ -232,6 +242,7 @@ var everything = streams.Filter{Services: ^uint64(0), AllProperties: true}
 
 // reader is one of the readers of the property test, over all the streams that it has had.
 type reader struct {
+	user   string
 	filter streams.Filter
 	pipe   *pipe
 	got    []string // before it left the last time
@@ -242,7 +253,7 @@ type reader struct {
 func (r *reader) check(t *rapid.T, i int, log []store.Event) {
 	var want []string
 	for j := range log {
-		if r.filter.Admits(store.DefaultCatalogue().Bit(log[j].Service), &log[j]) {
+		if r.filter.Admits(store.DefaultCatalogue().Bit(log[j].Service), &log[j], r.user) {
 			want = append(want, log[j].ID)
 		}
 	}
@@ -294,14 +305,18 @@ func TestEveryReaderGetsWhatItsFilterAdmits(t *testing.T) {
 				if !filter.AllProperties {
 					filter.Properties = slices.Sorted(slices.Values(rapid.SliceOfNDistinct(
 						rapid.SampledFrom([]string{"1", "2", "3", "4"}), 0, 3, rapid.ID).Draw(t, "properties")))
+					filter.Private = rapid.SampledFrom([]streams.Private{streams.PrivateOwn, streams.PrivateNarrowed, streams.PrivateAll}).Draw(t, "private")
 				}
-				readers = append(readers, &reader{filter: filter, pipe: on.subscribe(org, filter, streams.Start{Kind: streams.StartEarliest})})
+				r := &reader{user: rapid.SampledFrom([]string{"u1", "u2", "u3"}).Draw(t, "user"), filter: filter}
+				r.pipe = on.subscribeAs(r.user, org, filter, streams.Start{Kind: streams.StartEarliest})
+				readers = append(readers, r)
 			case 1, 2:
 				var drafts []store.Draft
 				for range rapid.IntRange(1, 12).Draw(t, "events") {
 					event := store.Event{
 						ID: "e" + strconv.Itoa(len(log)), Seq: int64(len(log) + 1), Service: rapid.SampledFrom([]string{"finance", "tasks"}).Draw(t, "service"),
 						PropertyID: rapid.SampledFrom([]string{"", "1", "2", "3", "4"}).Draw(t, "property"),
+						Audience:   rapid.SampledFrom([]string{"", "", "", "u1", "u2"}).Draw(t, "audience"),
 					}
 					log = append(log, event)
 					drafts = append(drafts, store.Draft{Event: event})
@@ -321,7 +336,7 @@ func TestEveryReaderGetsWhatItsFilterAdmits(t *testing.T) {
 				if len(readers) > 0 {
 					r := readers[rapid.IntRange(0, len(readers)-1).Draw(t, "reader")]
 					r.halted = false
-					r.pipe = on.subscribe(org, r.filter, leave(r))
+					r.pipe = on.subscribeAs(r.user, org, r.filter, leave(r))
 				}
 			}
 		}

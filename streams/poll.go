@@ -126,7 +126,7 @@ func (t *tail) servePoll(s *Subscriber, entries []*entry) bool {
 		entries = entries[:most]
 	}
 	found := batch{epoch: t.epoch, most: s.group.answers.Most(), limit: pollBytes}
-	rest := found.gather(entries, func(e *entry) bool { return s.group.filter.Admits(e.service, &e.event) })
+	rest := found.gather(entries, s.admits)
 	s.poll.scanned += len(entries) - len(rest)
 	s.cursor = found.last
 	if len(found.admitted) == 0 && s.poll.scanned < pollScan {

@@ -56,7 +56,8 @@ type Subscriber struct {
 	tail   *tail
 	group  *group
 	sink   Sink
-	spread int64 // seconds that its pings come after the first of its group's
+	reader string // Subscription.User, whose private events it is given
+	spread int64  // seconds that its pings come after the first of its group's
 
 	start  *Subscription // until it is judged
 	change *Subscription // what it asked for since, until settle gives it that
@@ -103,6 +104,11 @@ func (s *Subscriber) Gone(why error) {
 	t.remove(s)
 	t.mu.Unlock()
 	t.hub.left(s)
+}
+
+// admits says whether the subscriber is to be given an event.
+func (s *Subscriber) admits(e *entry) bool {
+	return s.group.filter.Admits(e.service, &e.event, s.reader)
 }
 
 // position is up to where the subscriber has been served.

@@ -146,9 +146,13 @@ func (t *tail) apply(page store.Page, after int64, judged []*Subscriber) bool {
 		last := &page.Events[len(page.Events)-1]
 		t.hub.metrics.WakeLag.Observe(since(last.Time))
 		entries := entriesOf(page.Events, t.hub.catalogue)
+		apart := t.apart(entries)
 		t.pos, t.posTime = last.Seq, last.Time
 		t.deliver(entries)
 		t.ring.append(entries)
+		for _, s := range apart {
+			t.settle(s)
+		}
 	}
 	t.head = page.Head
 	t.wanted = t.wanted || t.pos < page.Head // the page was full
@@ -305,7 +309,7 @@ func (t *tail) serve(s *Subscriber, entries []*entry) bool {
 	}
 	next := batch{encoder: s.group.encoder, epoch: t.epoch, most: t.hub.options.BatchMax, limit: payloadBytes}
 	for served := 0; len(entries) > 0 && served < servedAtOnce; served += next.bytes {
-		entries = next.gather(entries, func(e *entry) bool { return s.group.filter.Admits(e.service, &e.event) })
+		entries = next.gather(entries, s.admits)
 		s.cursor = next.last
 		if len(next.admitted) == 0 {
 			continue
@@ -344,6 +348,32 @@ func (t *tail) deliver(entries []*entry) {
 	for _, e := range entries {
 		t.hub.metrics.Latency.Observe(since(e.event.Time))
 	}
+}
+
+// apart takes those live subscribers out of their groups, where the tail stands, to whom private events among the next ones
+// may be given and not to the whole group. They are settled once the ring has these events. One walk does for all.
+func (t *tail) apart(entries []*entry) (apart []*Subscriber) {
+	var audiences map[string]bool
+	for _, e := range entries {
+		if e.event.Audience == "" {
+			continue
+		}
+		if audiences == nil {
+			audiences = map[string]bool{}
+		}
+		audiences[e.event.Audience] = true
+	}
+	if audiences == nil {
+		return nil
+	}
+	for _, s := range t.subscribers {
+		if s.state == live && audiences[s.reader] && !s.group.filter.sharesPrivate() {
+			s.leave()
+			s.cursor, s.state = t.pos, replaying
+			apart = append(apart, s)
+		}
+	}
+	return apart
 }
 
 func (t *tail) deliverGroup(g *group) {
