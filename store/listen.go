@@ -36,7 +36,7 @@ type Notified struct {
 	Grown   func(org string, seq int64) // a hint: org's log may have reached seq
 	WakeAll func()                      // anything may have been missed
 	Used    func(use TicketUse)         // a ticket was used anew
-	Wanted  func(upload string)         // somebody else wants to write an upload
+	Wanted  func(upload, by string)     // an instance wants to write an upload
 }
 
 // listenSilence is how long a LISTEN connection may be silent, pings and their answers included, before it is given up. No
@@ -113,7 +113,8 @@ func (l *Listener) Tell(notification *pq.Notification) {
 		}
 		to.Used(use)
 	case strings.HasPrefix(notification.Extra, signalUpload):
-		to.Wanted(strings.TrimPrefix(notification.Extra, signalUpload))
+		upload, by, _ := strings.Cut(strings.TrimPrefix(notification.Extra, signalUpload), " ")
+		to.Wanted(upload, by)
 	default:
 		for pair := range strings.SplitSeq(notification.Extra, " ") {
 			escaped, digits, _ := strings.Cut(pair, ":")

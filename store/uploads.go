@@ -306,9 +306,9 @@ func (s *Store) RenewUpload(ctx context.Context, id string, epoch int64) error {
 	return classifyUpload(err)
 }
 
-// WantUpload asks whoever writes an upload to let go of it. It is a hint.
-func (s *Store) WantUpload(ctx context.Context, id string) error {
-	_, err := s.db.ExecContext(ctx, `select pg_notify($1, $2)`, channel, signalUpload+id)
+// WantUpload asks whoever else writes an upload to let go of it for an instance. It is a hint.
+func (s *Store) WantUpload(ctx context.Context, id, instance string) error {
+	_, err := s.db.ExecContext(ctx, `select pg_notify($1, $2)`, channel, signalUpload+id+" "+instance)
 	return classifyUpload(err)
 }
 

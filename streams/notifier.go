@@ -28,8 +28,8 @@ type Notifier struct {
 	hub    *Hub
 	logger *slog.Logger
 
-	// Wanted is told of uploads that another instance wants to write. It must not block; nil: nobody writes any here.
-	Wanted func(upload string)
+	// Wanted is told of uploads that an instance wants to write. It must not block; nil: nobody writes any here.
+	Wanted func(upload, by string)
 }
 
 // NewNotifier makes a notifier; Run runs it.
@@ -52,9 +52,9 @@ func (n *Notifier) listen(ctx context.Context) {
 		Grown:   func(org string, seq int64) { n.hub.wakeBy(wokenByNotify, org, seq) },
 		WakeAll: n.wakeAll,
 		Used:    n.hub.TicketUsed,
-		Wanted: func(upload string) {
+		Wanted: func(upload, by string) {
 			if n.Wanted != nil {
-				n.Wanted(upload)
+				n.Wanted(upload, by)
 			}
 		},
 	})

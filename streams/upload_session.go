@@ -188,7 +188,7 @@ func (u *Uploads) confirm(ctx context.Context, s *session) error {
 
 // await asks the instance that writes to let go, and waits until it has, or has had the time to.
 func (u *Uploads) await(ctx context.Context, id string) (upload store.Upload, err error) {
-	if err := u.log.WantUpload(ctx, id); err != nil {
+	if err := u.log.WantUpload(ctx, id, u.options.Instance); err != nil {
 		return upload, err
 	}
 	until := time.Now().Add(letGoPatience)

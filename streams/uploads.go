@@ -22,7 +22,7 @@ type UploadLog interface {
 	ClaimUpload(ctx context.Context, id, instance string, epoch int64, state store.UploadState) (store.ClaimedUpload, error)
 	RecordUpload(ctx context.Context, record *store.UploadRecord) error
 	RenewUpload(ctx context.Context, id string, epoch int64) error
-	WantUpload(ctx context.Context, id string) error
+	WantUpload(ctx context.Context, id, instance string) error
 	DeleteUpload(ctx context.Context, id string) error
 	ExpiringUploads(ctx context.Context, limit int) ([]string, error)
 	OrphanedUploads(ctx context.Context, limit int) ([]store.Upload, error)
@@ -202,7 +202,10 @@ func extentOf(segment *store.UploadSegment) blobs.Extent {
 }
 
 // Wanted lets go of an upload that another instance wants to write.
-func (u *Uploads) Wanted(id string) {
+func (u *Uploads) Wanted(id, by string) {
+	if by == u.options.Instance {
+		return
+	}
 	u.mu.Lock()
 	_, here := u.sessions[id]
 	here = here && !u.closed

@@ -360,3 +360,6 @@ func (d *Disk) Rereads() bool { return d.policy == SyncComplete }
 
 // String implements Store.
 func (d *Disk) String() string { return "file://" + d.root.Name() }
+
+// SegmentBytes implements Store: what is synced at once, beside the bytes that follow.
+func (d *Disk) SegmentBytes() int64 { return 8 << 20 }
