@@ -278,18 +278,21 @@ func (b *batch) add(draft *Draft) int64 {
 	b.services, b.types = append(b.services, draft.Service), append(b.types, draft.Type)
 	b.properties, b.users = append(b.properties, draft.PropertyID), append(b.users, draft.UserID)
 	b.entityTypes, b.entities = append(b.entityTypes, draft.EntityType), append(b.entities, draft.EntityID)
-	b.audiences, b.documents = append(b.audiences, draft.Audience), append(b.documents, string(draft.Data))
+	b.documents = append(b.documents, string(draft.Data))
+	if draft.Audience != "" { // most batches have none, and send no column of empty texts
+		b.audiences = append(append(b.audiences, make([]string, len(b.ids)-1-len(b.audiences))...), draft.Audience)
+	}
 	b.seqs, b.times = append(b.seqs, head.seq), append(b.times, head.next)
 	head.next++
 	return head.seq
 }
 
-// insertSQL inserts the columns and notifies, in one statement. A time is whole microseconds, below 2^53: the
+// insertSQL inserts the columns and notifies, in one statement. The audiences may end before the other columns. A time is whole microseconds, below 2^53: the
 // multiplication is exact.
 const insertSQL = `with appended as (
 	insert into sluice.events (org, seq, time, id, service, type, property_id, entity_type, entity_id, user_id, audience,
 		data)
-	select c1, c2, timestamptz 'epoch' + c3 * interval '1 microsecond', c4, c5, c6, c7, c8, c9, c10, c11,
+	select c1, c2, timestamptz 'epoch' + c3 * interval '1 microsecond', c4, c5, c6, c7, c8, c9, c10, coalesce(c11, ''),
 		c12::json
 	from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
 		$9::text[], $10::text[], $11::text[], $12::text[]) c(c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12))

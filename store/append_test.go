@@ -391,6 +391,28 @@ func TestDataKeepsItsBytes(t *testing.T) {
 	}
 }
 
+// TestAudiences appends batches in which some events are for one user, wherever these stand.
+func TestAudiences(t *testing.T) {
+	t.Parallel()
+	s := open(t, pgtest.Database(t))
+	var want, got []string
+	for _, batch := range [][]string{{"", "", ""}, {"u", "", "v", ""}, {"", "", "w"}} {
+		var list []Draft
+		for _, user := range batch {
+			one := draft("org", fmt.Sprint("e", len(want)))
+			one.Audience = user
+			list, want = append(list, one), append(want, user)
+		}
+		add(t, s, list...)
+	}
+	for _, event := range page(t, s, "org", 0).Events {
+		got = append(got, event.Audience)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the audiences are %q, not %q", got, want)
+	}
+}
+
 // TestLogsRowGone takes the rows of logs away, as a database that was replaced does: the retry succeeds.
 func TestLogsRowGone(t *testing.T) {
 	t.Parallel()
