@@ -29,7 +29,7 @@ var floors = map[string]floor{
 	"cmd/sluice/doctor":    {http: true, routines: []string{"doors.go", "idle.go", "stream.go"}},
 	"handlers":             {imports: []string{"streams", "store", "static"}, http: true, routines: []string{"socket*.go", "writer*.go"}},
 	"static":               {http: true},
-	"streams":              {imports: []string{"store"}, routines: []string{"*"}},
+	"streams":              {imports: []string{"store", "store/blobs", "streams/ocr"}, routines: []string{"*"}},
 	"store":                {imports: []string{"migrations"}, sql: true},
 	"store/blobs":          {},
 	"streams/ocr":          {},

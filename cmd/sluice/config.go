@@ -57,6 +57,8 @@ type serveFlags struct {
 	Retention    time.Duration `env:"SLUICE_RETENTION" default:"72h" help:"How long events are kept; whole UTC days are dropped."`
 	RingMemory   byteSize      `name:"ring-memory" env:"SLUICE_RING_MEMORY" default:"256MiB" help:"Memory for the newest events of all orgs."`
 
+	uploadFlags `embed:""`
+
 	Legacy       string `env:"SLUICE_LEGACY" enum:"on,deprecated,gone" default:"on" help:"The old long-polling API: on, deprecated (its answers say so), or gone (410)."`
 	LegacySunset string `name:"legacy-sunset" env:"SLUICE_LEGACY_SUNSET" placeholder:"DATE" help:"When the old API is planned to go, such as 2027-06-30; told to its clients once it is deprecated."`
 
@@ -97,6 +99,9 @@ func (f *serveFlags) check() error {
 		return err
 	}
 	if _, err := f.sunset(); err != nil {
+		return err
+	}
+	if err := f.uploadFlags.check(); err != nil {
 		return err
 	}
 	if (f.TLSCert == "") != (f.TLSKey == "") {

@@ -88,6 +88,8 @@ type instance struct {
 	events          *store.Store
 	hub             *streams.Hub
 	appender        *streams.Appender
+	incoming        *streams.Uploads
+	sharing         *streams.Sharing
 	public, inner   *http.Server
 
 	draining atomic.Bool
@@ -150,7 +152,6 @@ func (i *instance) open(ctx context.Context) (err error) {
 		OnRegression: i.regressed,
 	}, metrics)
 	changed.Store(i.hub)
-	i.background(func(ctx context.Context) { streams.NewNotifier(i.events, i.hub, log).Run(ctx) })
 	i.background(func(ctx context.Context) { streams.Retain(ctx, i.events, flags.Retention, log) })
 	i.appender = streams.NewAppender(i.events, metrics)
 	i.onClose(func() {
@@ -158,6 +159,12 @@ func (i *instance) open(ctx context.Context) (err error) {
 		defer cancel()
 		i.appender.Close(stopping)
 	})
+	if err := i.uploads(ctx, metrics); err != nil {
+		return err
+	}
+	notifier := streams.NewNotifier(i.events, i.hub, log)
+	notifier.Wanted = i.incoming.Wanted
+	i.background(notifier.Run)
 	relay := streams.NewRelay(i.events.NewOutbox(catalogue), i.events.MakePartitions, metrics, log)
 	i.background(relay.Run) // ends after the last request: what is published meanwhile is another instance's
 	return i.door(catalogue, registry)
@@ -290,6 +297,7 @@ func (i *instance) door(catalogue *store.Catalogue, registry *prometheus.Registr
 			{Name: "database", Run: i.events.Ready},
 			{Name: "listen", Run: i.events.ProbeListen},
 			{Name: "partitions", Run: i.events.PartitionReady},
+			{Name: "blobs", Run: i.sharing.Shared},
 			{Name: "catalogue", Run: func(ctx context.Context) error { return sameCatalogue(ctx, i.events, catalogue) }},
 		},
 	}
