@@ -16,7 +16,7 @@ func (s *Server) client(r *http.Request) string {
 	}
 	list := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for _, one := range slices.Backward(list) {
-		if !slices.ContainsFunc(s.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(at) }) {
+		if !s.trusts(at) {
 			break
 		}
 		next, ok := address(strings.TrimSpace(one))
@@ -26,6 +26,11 @@ func (s *Server) client(r *http.Request) string {
 		at = next
 	}
 	return at.String()
+}
+
+// trusts says whether an address is a trusted proxy's.
+func (s *Server) trusts(at netip.Addr) bool {
+	return slices.ContainsFunc(s.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(at) })
 }
 
 // address reads an address, with or without a port.

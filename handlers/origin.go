@@ -12,10 +12,13 @@ import (
 var (
 	uploadHeaders = []string{
 		"Content-Digest", "Repr-Digest", "Want-Repr-Digest", "Content-Range", "Tus-Resumable", "Upload-Checksum", "Upload-Complete",
-		"Upload-Concat", "Upload-Defer-Length", "Upload-Draft-Interop-Version", "Upload-Length", "Upload-Limit", "Upload-Metadata",
+		"Upload-Concat", "Upload-Defer-Length", "Upload-Draft-Interop-Version", "Upload-Incomplete", "Upload-Length", "Upload-Limit", "Upload-Metadata",
 		"Upload-Offset",
 	}
-	allowedHeaders = append([]string{"Authorization", "Content-Type", "Last-Event-ID", requestIDHeader}, uploadHeaders...)
+	allowedHeaders = append([]string{
+		"Authorization", "Content-Type", "Content-Disposition", "Last-Event-ID", requestIDHeader, "X-HTTP-Method-Override",
+		"X-Requested-With", "X-Upload-Content-Length", "X-Upload-Content-Type",
+	}, uploadHeaders...)
 	exposedHeaders = append([]string{
 		requestIDHeader, "Retry-After", "Location", "ETag", "Range", "Upload-Expires", "Tus-Version", "Tus-Extension", "Tus-Max-Size",
 		"Tus-Checksum-Algorithm",

@@ -22,6 +22,10 @@ type Problem struct {
 	Detail string `json:"detail,omitempty"`
 	Field  string `json:"field,omitempty"` // of the request, e.g. "events[3].data"
 
+	// Of an offset that is not the upload's.
+	Expected *int64 `json:"expected-offset,omitempty"`
+	Provided *int64 `json:"provided-offset,omitempty"`
+
 	RetryAfter time.Duration `json:"-"` // 0: no Retry-After
 
 	cause error // for the log alone; may be nil
@@ -62,9 +66,12 @@ func later(format string, args ...any) *Problem {
 func problemOf(err error) *Problem {
 	var known *Problem
 	var large *http.MaxBytesError
+	upload := uploadProblem(err)
 	switch {
 	case errors.As(err, &known):
 		return known
+	case upload != nil:
+		return upload
 	case errors.As(err, &large):
 		return problem(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", large.Limit)
 	case errors.Is(err, context.Canceled):

@@ -34,6 +34,7 @@ type Server struct {
 	Appender       Appender
 	Hub            *streams.Hub
 	Tickets        Tickets
+	Uploads        Uploads
 	Positions      *streams.Positions // of the old API
 	Legacy         Legacy
 	Registry       *prometheus.Registry
@@ -53,6 +54,7 @@ type Server struct {
 	probes          singleflight.Group // of readiness
 	probed          probed             // the last outcome; owned by whoever probes
 	bodyTimeout     time.Duration      // for a whole body; set by Routes
+	readPatience    time.Duration      // of an upload's body between two reads; set by Routes
 }
 
 // Routes is the public listener. Close ends what it has started.
@@ -63,15 +65,15 @@ func (s *Server) Routes() (http.Handler, error) {
 	}
 	s.allowance = newAllowance(s.PublishRate, fmt.Sprintf("this user publishes; up to %d events go into one request", batchLimit))
 	s.ticketAllowance = newAllowance(ticketRate, "this user asks for tickets; a ticket opens an EventSource again and again")
-	s.bodyTimeout, s.returned = bodyTimeout, newReturned()
+	s.bodyTimeout, s.readPatience, s.returned = bodyTimeout, readPatience, newReturned()
 	router := chi.NewRouter()
-	router.Use(s.identify, s.recoverPanics)
+	router.Use(s.identify, s.recoverPanics, methodOverride)
 	if s.Dev {
 		router.Use(s.ownHostOnly)
 	}
 	router.Use(cors.Handler(cors.Options{
 		AllowOriginFunc:  func(_ *http.Request, origin string) bool { return s.allowsOrigin(origin) },
-		AllowedMethods:   []string{http.MethodGet, http.MethodHead, http.MethodPost},
+		AllowedMethods:   allowedMethods,
 		AllowedHeaders:   allowedHeaders,
 		ExposedHeaders:   exposedHeaders,
 		AllowCredentials: true,
@@ -88,6 +90,15 @@ func (s *Server) Routes() (http.Handler, error) {
 	router.Get("/v2/realtime/transport", s.serve(s.transport))
 	router.Get("/v2/realtime/metrics", s.serve(s.metrics))
 	router.Get(migrationGuide, s.serve(func(w http.ResponseWriter, r *http.Request) error { return s.file(w, r, "migration.html") }))
+	router.Post(uploadsPath, s.uploads(s.createUpload))
+	router.Post(sessionsPath, s.uploads(s.createUpload))
+	router.Get(uploadsPath+"/{id}", s.serve(s.readUpload))
+	router.Head(uploadsPath+"/{id}", s.serve(s.headUpload))
+	router.Put(uploadsPath+"/{id}", s.uploads(s.appendUpload))
+	router.Patch(uploadsPath+"/{id}", s.uploads(s.appendUpload))
+	router.Delete(uploadsPath+"/{id}", s.uploads(s.abortUpload))
+	router.Options(uploadsPath, s.serve(s.uploadOptions))
+	router.Options(uploadsPath+"/{id}", s.serve(s.uploadOptions))
 	s.legacy(router)
 	router.Route("/v1", s.legacy)
 	router.Get("/healthz/live", s.serve(s.live))
@@ -100,6 +111,11 @@ func (s *Server) Routes() (http.Handler, error) {
 	return router, nil
 }
 
+// allowedMethods are those that any path has, beside OPTIONS.
+var allowedMethods = []string{
+	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+}
+
 func (s *Server) notFound(http.ResponseWriter, *http.Request) error {
 	return problem(http.StatusNotFound, "there is nothing here")
 }
@@ -107,8 +123,8 @@ func (s *Server) notFound(http.ResponseWriter, *http.Request) error {
 // notAllowed names the methods that the path has (RFC 9110, 15.5.6).
 func (s *Server) notAllowed(routes chi.Routes) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		for _, method := range []string{http.MethodGet, http.MethodPost} {
-			if routes.Match(chi.NewRouteContext(), method, r.URL.Path) {
+		for _, method := range allowedMethods {
+			if method != http.MethodHead && routes.Match(chi.NewRouteContext(), method, r.URL.Path) {
 				w.Header().Add("Allow", method)
 				if method == http.MethodGet {
 					w.Header().Add("Allow", http.MethodHead)

@@ -1,0 +1,148 @@
+package handlers
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"sluice/streams"
+)
+
+const (
+	readPatience = 30 * time.Second // between two reads of a body; over so much waiting the rate is averaged
+	readGrain    = time.Second      // how exact that is: a deadline is not set anew for every read
+	rateMinimum  = 1 << 10          // bytes a second
+	drainTime    = 5 * time.Second  // for a body that nobody reads any more
+	drainSize    = 256 << 10        // what net/http drains to keep a connection
+)
+
+// uploadBody is a request's body that has to come at some pace, and can be interrupted. The server's own time-out for a whole
+// request would cut large uploads, so each read moves the deadline on, once paced has been called. A body that ends early is
+// io.ErrUnexpectedEOF or the connection's error, never an end.
+type uploadBody struct {
+	from    io.ReadCloser
+	control *http.ResponseController
+	left    int64 // of the body, or -1 where its length is not known
+
+	patience time.Duration // between two reads, and over which the rate is averaged; 0: no pace
+	set      time.Time     // when the deadline was set
+	waited   time.Duration // within the window
+	came     int64         // bytes within it
+
+	mu    sync.Mutex
+	ended bool // guarded by mu: the deadline is not the body's any more
+	cut   bool // guarded by mu
+}
+
+// uploads serves a request for an upload. An answer that refuses it goes out while the client still sends.
+func (s *Server) uploads(h handler) http.HandlerFunc {
+	return s.serve(func(w http.ResponseWriter, r *http.Request) error {
+		body := &uploadBody{from: r.Body, control: http.NewResponseController(w), left: r.ContentLength}
+		copied := *r // net/http has to find its own body in r
+		copied.Body = body
+		err := h(w, &copied)
+		if err != nil {
+			body.leave(w, r)
+		}
+		return err
+	})
+}
+
+// paced has the body come at some pace from now on.
+func (b *uploadBody) paced(patience time.Duration) { b.patience = patience }
+
+// Close implements io.Closer.
+func (b *uploadBody) Close() error { return b.from.Close() }
+
+// Read implements io.Reader.
+func (b *uploadBody) Read(p []byte) (int, error) {
+	began := time.Now()
+	if err := b.extend(began); err != nil {
+		return 0, err
+	}
+	n, err := b.from.Read(p)
+	if b.left > 0 {
+		b.left -= int64(n)
+	}
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded) && b.patience > 0:
+		return n, b.late()
+	case err == io.EOF || err == nil && b.left == 0:
+		b.end()
+		return n, err
+	case err != nil:
+		return n, err
+	}
+	b.waited += time.Since(began)
+	b.came += int64(n)
+	if b.patience > 0 && b.waited >= b.patience {
+		if float64(b.came) < b.waited.Seconds()*rateMinimum {
+			return n, streams.ErrUploadSlow
+		}
+		b.waited, b.came = 0, 0
+	}
+	return n, nil
+}
+
+// extend gives the next read its time.
+func (b *uploadBody) extend(now time.Time) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cut {
+		return streams.ErrUploadYielded
+	}
+	if b.patience > 0 && now.Sub(b.set) > readGrain {
+		b.set = now
+		_ = b.control.SetReadDeadline(now.Add(b.patience + readGrain))
+	}
+	return nil
+}
+
+// late says why a read had to end: a newer request wants to, or nothing comes.
+func (b *uploadBody) late() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cut {
+		return streams.ErrUploadYielded
+	}
+	return streams.ErrUploadSlow
+}
+
+// interrupt makes reads fail at once. It may be called at any time, by any goroutine.
+func (b *uploadBody) interrupt() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.ended && !b.cut {
+		b.cut = true
+		_ = b.control.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// end gives the connection its deadline back: net/http watches it for a client that leaves, and the next request uses it.
+func (b *uploadBody) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.ended && !b.cut && b.patience > 0 {
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+	b.ended = true
+}
+
+// leave lets an answer go out before the body has come. net/http would read up to 256 KiB of it first; what is longer than
+// that, or nobody knows how long, is given up with the connection.
+func (b *uploadBody) leave(w http.ResponseWriter, r *http.Request) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended || b.left == 0 {
+		return
+	}
+	b.ended = true
+	_ = b.control.EnableFullDuplex()
+	_ = b.control.SetReadDeadline(time.Now().Add(drainTime))
+	if r.ProtoMajor == 1 && (b.left < 0 || b.left > drainSize) {
+		w.Header().Set("Connection", "close")
+	}
+}
