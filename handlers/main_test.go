@@ -18,10 +18,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"sluice/store"
+	"sluice/store/blobs"
 	"sluice/store/localpg/pgtest"
 	"sluice/streams"
 )
@@ -45,6 +47,9 @@ type door struct {
 	server   *Server
 	events   *store.Store
 	appender *streams.Appender
+	uploads  *streams.Uploads
+	blobs    *blobs.Disk
+	metrics  *streams.Metrics
 	url      string
 	client   *http.Client
 	log      *logText
@@ -74,10 +79,16 @@ func (l *logText) String() string {
 // openDoor serves a fresh log until the test ends. Each change may alter the server before it serves.
 func openDoor(t testing.TB, changes ...func(*door)) *door {
 	t.Helper()
+	return openDoorOn(t, pgtest.Database(t), t.TempDir(), changes...)
+}
+
+// openDoorOn serves what lies in a database and a directory, which other doors may share.
+func openDoorOn(t testing.TB, database, directory string, changes ...func(*door)) *door {
+	t.Helper()
 	ctx := context.Background()
 	d := &door{t: t, log: new(logText)}
 	log := slog.New(slog.NewTextHandler(d.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	events, err := store.Open(ctx, store.Options{URL: pgtest.Database(t), Migrate: true, Connections: 4, Log: log})
+	events, err := store.Open(ctx, store.Options{URL: database, Migrate: true, Connections: 4, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,14 +99,20 @@ func openDoor(t testing.TB, changes ...func(*door)) *door {
 	t.Cleanup(hub.Close)
 	d.events, d.appender = events, streams.NewAppender(events, metrics)
 	t.Cleanup(func() { d.appender.Close(ctx) })
+	if d.blobs, err = blobs.OpenDisk(directory, blobs.SyncComplete); err != nil {
+		t.Fatal(err)
+	}
+	d.metrics = metrics
 	d.server = &Server{
 		Log: log, Auth: NewAuthenticator(AuthOptions{Secret: []byte(testSecret)}), Catalogue: catalogue,
 		Appender: d.appender, Hub: hub, Registry: registry, Draining: func() bool { return false }, Version: "test",
 		WriteTimeout: 30 * time.Second, Tickets: events, Positions: streams.NewPositions(events),
 	}
+	withUploads(nil)(d)
 	for _, change := range changes {
 		change(d)
 	}
+	d.server.Uploads = d.uploads
 	routes, err := d.server.Routes()
 	if err != nil {
 		t.Fatal(err)
@@ -106,6 +123,7 @@ func openDoor(t testing.TB, changes ...func(*door)) *door {
 	go func() { back <- listening.Config.Serve(returned) }()
 	t.Cleanup(func() {
 		listening.Close()
+		d.uploads.Close(ctx)
 		d.server.Positions.Close()
 		d.server.Close()
 		<-back
@@ -113,6 +131,20 @@ func openDoor(t testing.TB, changes ...func(*door)) *door {
 	d.url, d.client = listening.URL, listening.Client()
 	t.Cleanup(d.client.CloseIdleConnections)
 	return d
+}
+
+// withUploads gives the door uploads with other settings.
+func withUploads(change func(*streams.UploadOptions)) func(*door) {
+	return func(d *door) {
+		options := streams.UploadOptions{
+			UploadLimits: store.UploadLimits{MaxSize: 100 << 20, Quota: 5 << 30, Open: 1000, Expiry: 24 * time.Hour},
+			Instance:     uuid.NewString(), Reads: func(string, string) bool { return false }, Log: d.server.Log,
+		}
+		if change != nil {
+			change(&options)
+		}
+		d.uploads = streams.NewUploads(d.events, d.blobs, d.appender, options, d.metrics)
+	}
 }
 
 // reply is what a request was answered with.

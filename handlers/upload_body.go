@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"sluice/store"
 	"sluice/streams"
 )
 
@@ -15,7 +16,7 @@ const (
 	readPatience = 30 * time.Second // between two reads of a body; over so much waiting the rate is averaged
 	readGrain    = time.Second      // how exact that is: a deadline is not set anew for every read
 	rateMinimum  = 1 << 10          // bytes a second
-	drainTime    = 5 * time.Second  // for a body that nobody reads any more
+	drainTime    = 2 * time.Second  // for a body that nobody reads any more
 	drainSize    = 256 << 10        // what net/http drains to keep a connection
 )
 
@@ -26,6 +27,7 @@ type uploadBody struct {
 	from    io.ReadCloser
 	control *http.ResponseController
 	left    int64 // of the body, or -1 where its length is not known
+	most    int64 // that may still come, where its length is not known; -1: any number
 
 	patience time.Duration // between two reads, and over which the rate is averaged; 0: no pace
 	set      time.Time     // when the deadline was set
@@ -40,19 +42,25 @@ type uploadBody struct {
 // uploads serves a request for an upload. An answer that refuses it goes out while the client still sends.
 func (s *Server) uploads(h handler) http.HandlerFunc {
 	return s.serve(func(w http.ResponseWriter, r *http.Request) error {
-		body := &uploadBody{from: r.Body, control: http.NewResponseController(w), left: r.ContentLength}
+		body := &uploadBody{from: r.Body, control: http.NewResponseController(w), left: r.ContentLength, most: -1}
 		copied := *r // net/http has to find its own body in r
 		copied.Body = body
 		err := h(w, &copied)
-		if err != nil {
-			body.leave(w, r)
+		if err == nil {
+			return nil
+		}
+		body.leave(w, r)
+		if errors.Is(err, store.ErrUnavailable) {
+			p := later("the database does not answer; HEAD tells from where to go on")
+			p.cause = err
+			return p
 		}
 		return err
 	})
 }
 
-// paced has the body come at some pace from now on.
-func (b *uploadBody) paced(patience time.Duration) { b.patience = patience }
+// paced has the body come at some pace from now on, and not be longer than length, where that is not -1.
+func (b *uploadBody) paced(patience time.Duration, length int64) { b.patience, b.most = patience, length }
 
 // Close implements io.Closer.
 func (b *uploadBody) Close() error { return b.from.Close() }
@@ -66,6 +74,12 @@ func (b *uploadBody) Read(p []byte) (int, error) {
 	n, err := b.from.Read(p)
 	if b.left > 0 {
 		b.left -= int64(n)
+	}
+	if b.most >= 0 && int64(n) > b.most {
+		return int(b.most), streams.ErrChunkLength
+	}
+	if b.most >= 0 {
+		b.most -= int64(n)
 	}
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded) && b.patience > 0:
@@ -131,8 +145,9 @@ func (b *uploadBody) end() {
 	b.ended = true
 }
 
-// leave lets an answer go out before the body has come. net/http would read up to 256 KiB of it first; what is longer than
-// that, or nobody knows how long, is given up with the connection.
+// leave lets an answer go out before the body has come. net/http reads up to 256 KiB of it first, to keep the connection; it is
+// not given long for that. What is longer, or nobody knows how long, is given up with the connection, and the answer goes
+// out at once. (Full duplex would do without either, but net/http then reads a next request while it still reads this one.)
 func (b *uploadBody) leave(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -140,7 +155,6 @@ func (b *uploadBody) leave(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	b.ended = true
-	_ = b.control.EnableFullDuplex()
 	_ = b.control.SetReadDeadline(time.Now().Add(drainTime))
 	if r.ProtoMajor == 1 && (b.left < 0 || b.left > drainSize) {
 		w.Header().Set("Connection", "close")

@@ -27,7 +27,7 @@ type dialect interface {
 	greet(header http.Header)
 
 	// check refuses a version that is not spoken.
-	check(r *http.Request) error
+	check(header http.Header, r *http.Request) error
 
 	// creation reads a request that makes an upload, and the chunk that it brings, if any. Org and User are not its business.
 	creation(s *Server, w http.ResponseWriter, r *http.Request) (store.NewUpload, *streams.Chunk, error)
@@ -94,7 +94,7 @@ func dialectOf(r *http.Request) dialect {
 func (s *Server) appendUpload(w http.ResponseWriter, r *http.Request) error {
 	d := dialectOf(r)
 	d.greet(w.Header())
-	caller, u, err := s.uploadFor(r, d, appendsUpload)
+	caller, u, err := s.uploadFor(w, r, d, appendsUpload)
 	if err != nil {
 		return err
 	}
@@ -104,63 +104,49 @@ func (s *Server) appendUpload(w http.ResponseWriter, r *http.Request) error {
 	}
 	chunk, err := d.chunk(r, &u)
 	if err != nil {
-		return s.refuseChunk(w, r, d, &u, nil, err)
+		return s.refuseChunk(w, d, new(store.Upload), err)
 	}
-	// The property may have been taken from the caller since the upload was made, and the next byte may be the last.
-	if err := s.checkProperty(r.Context(), caller, u.PropertyID); err != nil {
-		return err
+	if u.PropertyID != "" {
+		// It may have been taken from the caller since the upload was made.
+		chunk.Permit = func() error { return s.checkProperty(context.WithoutCancel(r.Context()), caller, u.PropertyID) }
 	}
 	if chunk.Offset == wherever {
 		if u, err = s.Uploads.Settle(r.Context(), u.ID); err != nil {
-			return s.refuseChunk(w, r, d, &u, chunk, err)
+			return s.refuseChunk(w, d, &u, err)
 		}
 		chunk.Offset = u.Offset
 	}
-	chunk.Upload = u.ID
-	if asks(chunk, &u) {
-		if gone(&u) {
-			return streams.ErrUploadGone
-		}
-		return s.taken(w, d, &u)
-	}
-	if u, err = s.receive(w, r, d, &u, chunk); err != nil {
+	if u, err = s.receive(w, r, d, u, chunk); err != nil {
 		return err
 	}
-	return s.taken(w, d, &u)
-}
-
-// asks says whether a request brings nothing new, and only asks where the upload stands.
-func asks(chunk *streams.Chunk, u *store.Upload) bool {
-	return chunk.Length == 0 && !chunk.Final && chunk.Whole == nil && chunk.Offset == u.Offset && chunk.Digest == nil &&
-		(chunk.Total < 0 || chunk.Total == u.Size) && (u.State == store.UploadReady || !u.Whole())
+	s.standing(w.Header(), d, &u)
+	return d.taken(w, &u)
 }
 
 // receive has the upload take a chunk, and returns it as it stands then.
-func (s *Server) receive(w http.ResponseWriter, r *http.Request, d dialect, u *store.Upload, chunk *streams.Chunk) (store.Upload, error) {
+func (s *Server) receive(w http.ResponseWriter, r *http.Request, d dialect, u store.Upload, chunk *streams.Chunk) (store.Upload, error) {
+	chunk.Upload, chunk.Body = u.ID, http.NoBody
 	if chunk.Length != 0 {
 		body := r.Body.(*uploadBody)
-		body.paced(s.readPatience)
+		body.paced(s.readPatience, chunk.Length)
 		defer body.end() // before the request is over: its deadline is the next one's then
 		chunk.Body, chunk.Interrupt, chunk.Progress = body, body.interrupt, d.progress(w, r)
 	}
 	// What has been read counts although its client has left.
 	receipt, err := s.Uploads.Append(context.WithoutCancel(r.Context()), *chunk)
-	if err != nil {
-		return *u, s.refuseChunk(w, r, d, u, chunk, err)
+	if receipt.Upload.ID != "" {
+		u = receipt.Upload
 	}
-	return receipt.Upload, nil
-}
-
-// taken answers a request whose bytes count.
-func (s *Server) taken(w http.ResponseWriter, d dialect, u *store.Upload) error {
-	s.standing(w.Header(), d, u)
-	return d.taken(w, u)
+	if err != nil {
+		err = s.refuseChunk(w, d, &u, err)
+	}
+	return u, err
 }
 
 // standing writes where an upload stands, how long it lives, and its digest where that is known.
 func (s *Server) standing(header http.Header, d dialect, u *store.Upload) {
 	d.stands(header, u.Offset, u.State == store.UploadReady)
-	if u.State == store.UploadUploading {
+	if !u.ExpiresAt.IsZero() {
 		header.Set("Upload-Expires", u.ExpiresAt.UTC().Format(http.TimeFormat))
 	}
 	if u.State == store.UploadReady {
@@ -201,40 +187,29 @@ func (s *Server) limits(header http.Header, u *store.Upload) {
 }
 
 // refuseChunk is what an error means to the client, with where the upload stands in the header where it can go on.
-func (s *Server) refuseChunk(w http.ResponseWriter, r *http.Request, d dialect, u *store.Upload, chunk *streams.Chunk, err error) error {
+func (s *Server) refuseChunk(w http.ResponseWriter, d dialect, u *store.Upload, err error) error {
 	var size *streams.SizeError
 	var offset *streams.OffsetError
 	var failed *streams.FailedError
-	now := *u
-	switch {
-	case u.ID == "": // it was not made
-	case errors.As(err, &offset):
-		now.Offset = offset.Current
-	case errors.As(err, &size), errors.Is(err, streams.ErrUploadGone), errors.Is(err, streams.ErrUploadBusy):
-	default:
-		if found, gone := s.Uploads.Find(context.WithoutCancel(r.Context()), u.ID); gone == nil {
-			now = found
-		}
-	}
-	if errors.Is(err, streams.ErrUploadWhole) && chunk != nil && chunk.Offset != now.Offset {
-		offset = &streams.OffsetError{Given: chunk.Offset, Current: now.Offset}
-		err = offset
-	}
 	p := problemOf(err)
-	d.refusal(p, err)
-	switch {
-	case errors.As(err, &size):
-		if s.limits(w.Header(), nil); u.ID != "" {
-			s.limits(w.Header(), u)
-		}
-	case errors.As(err, &failed):
-		d.stands(w.Header(), failed.Upload.Offset, true)
-	case u.ID == "" || gone(&now) || errors.Is(err, streams.ErrUploadGone):
-	default:
-		d.stands(w.Header(), now.Offset, now.State == store.UploadReady && offset == nil)
-	}
-	if p.cause == nil {
+	if p.cause == nil && p != err {
 		p.cause = err
+	}
+	d.refusal(p, err)
+	header, known := w.Header(), u.ID != ""
+	if errors.As(err, &size) {
+		if s.limits(header, nil); known {
+			s.limits(header, u)
+		}
+	}
+	switch {
+	case errors.As(err, &failed):
+		// Every byte has come, and this is what has become of them.
+		d.stands(header, failed.Upload.Offset, true)
+	case errors.As(err, &offset):
+		d.stands(header, offset.Current, false)
+	case known && !gone(u) && !errors.Is(err, streams.ErrUploadGone):
+		d.stands(header, u.Offset, u.State == store.UploadReady)
 	}
 	return p
 }
@@ -260,6 +235,10 @@ func uploadProblem(err error) *Problem {
 		return problem(http.StatusUnsupportedMediaType, "the upload has failed: %s", failed.Upload.Reason)
 	case errors.Is(err, streams.ErrUploadTotal):
 		return lengthProblem("%v", err)
+	case errors.Is(err, streams.ErrUploadDigest):
+		return digestProblem("digest-mismatched-values", "%v", err)
+	case errors.Is(err, streams.ErrUploadParts):
+		return invalid("Upload-Concat", "%v", err)
 	case errors.Is(err, streams.ErrChunkLength):
 		return problem(http.StatusBadRequest, "%v", err)
 	case errors.Is(err, streams.ErrUploadGone):
@@ -308,9 +287,12 @@ func lengthProblem(format string, args ...any) *Problem {
 func offsetProblem(err *streams.OffsetError) *Problem {
 	p := typed("mismatching-upload-offset", "%v", err)
 	p.Title, p.Status, p.Expected, p.Provided = "Mismatching Upload Offset", http.StatusConflict, &err.Current, &err.Given
-	if err.Conflict {
+	switch {
+	case err.Conflict:
 		p.Type, p.Title = "about:blank", http.StatusText(http.StatusConflict)
 		p.Detail = "chunk-conflict: these bytes were committed with another digest"
+	case err.Yielded:
+		p.Detail = streams.ErrUploadYielded.Error()
 	}
 	return p
 }

@@ -116,15 +116,7 @@ func (d ietfDialect) announce(s *Server, w http.ResponseWriter, r *http.Request,
 	header.Del("Upload-Limit")
 }
 
-func (d ietfDialect) created(w http.ResponseWriter, u *store.Upload) error {
-	d.stands(w.Header(), u.Offset, u.State == store.UploadReady)
-	if u.State == store.UploadReady {
-		w.Header().Set("Repr-Digest", reprDigest(u.SHA256))
-	}
-	return d.nativeDialect.created(w, u)
-}
-
-func (d ietfDialect) chunk(r *http.Request, u *store.Upload) (*streams.Chunk, error) {
+func (d ietfDialect) chunk(r *http.Request, _ *store.Upload) (*streams.Chunk, error) {
 	if kind := mediaType(r); kind != partialUpload && (d.version == 0 || d.version >= 6) {
 		return nil, problem(http.StatusUnsupportedMediaType, "the body must be %s", partialUpload)
 	}

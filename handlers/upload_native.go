@@ -15,7 +15,7 @@ type nativeDialect struct{}
 
 func (nativeDialect) greet(http.Header) {}
 
-func (nativeDialect) check(*http.Request) error { return nil }
+func (nativeDialect) check(http.Header, *http.Request) error { return nil }
 
 func (nativeDialect) creation(s *Server, w http.ResponseWriter, r *http.Request) (store.NewUpload, *streams.Chunk, error) {
 	body, err := readJSON(w, r, s.bodyTimeout)
@@ -37,8 +37,8 @@ func (d nativeDialect) created(w http.ResponseWriter, u *store.Upload) error {
 }
 
 // chunk reads where the bytes belong: Content-Range, or Upload-Offset, or neither, which is the whole file.
-func (nativeDialect) chunk(r *http.Request, u *store.Upload) (*streams.Chunk, error) {
-	chunk := &streams.Chunk{Length: r.ContentLength, Total: -1}
+func (nativeDialect) chunk(r *http.Request, _ *store.Upload) (*streams.Chunk, error) {
+	chunk := &streams.Chunk{Length: r.ContentLength, Total: -1, Repeatable: true}
 	var err error
 	if chunk.Digest, err = contentDigest(r.Header); err != nil {
 		return nil, err
@@ -58,7 +58,7 @@ func (nativeDialect) chunk(r *http.Request, u *store.Upload) (*streams.Chunk, er
 	case len(ranges) > 1:
 		return nil, invalid("Content-Range", "it is there twice")
 	case len(ranges) == 1:
-		if err := chunkRange(chunk, ranges[0], u); err != nil {
+		if err := chunkRange(chunk, ranges[0]); err != nil {
 			return nil, err
 		}
 		if offset >= 0 && chunk.Offset != wherever && offset != chunk.Offset {
@@ -79,16 +79,12 @@ func (nativeDialect) chunk(r *http.Request, u *store.Upload) (*streams.Chunk, er
 }
 
 // chunkRange sets where a chunk lies by its Content-Range.
-func chunkRange(chunk *streams.Chunk, text string, u *store.Upload) error {
+func chunkRange(chunk *streams.Chunk, text string) error {
 	given, err := parseContentRange(text)
 	if err != nil {
 		return invalid("Content-Range", "%v", err)
 	}
 	length := given.last - given.first + 1
-	size := given.total
-	if size < 0 {
-		size = u.Size
-	}
 	switch {
 	case given.first < 0: // it asks, or ends an upload whose bytes are all there
 		given.first, length = wherever, 0
@@ -96,8 +92,8 @@ func chunkRange(chunk *streams.Chunk, text string, u *store.Upload) error {
 		chunk.Final, length = true, chunk.Length
 	case given.last < 0:
 		length = chunk.Length
-	case size >= 0 && given.last >= size:
-		return &streams.SizeError{Limit: size}
+	case given.total >= 0 && given.last >= given.total:
+		return &streams.SizeError{Limit: given.total}
 	}
 	if chunk.Length >= 0 && chunk.Length != length {
 		return invalid("Content-Range", "it has %d bytes, and the body %d", length, chunk.Length)

@@ -35,13 +35,11 @@ func tusOptions(header http.Header, largest int64) {
 	header.Set("Tus-Checksum-Algorithm", strings.Join(slices.Sorted(maps.Keys(tusAlgorithms)), ","))
 }
 
-// versionError is a 412 that says what is spoken.
-var errTusVersion = errors.New("another version of tus")
-
-func (tusDialect) check(r *http.Request) error {
+func (tusDialect) check(header http.Header, r *http.Request) error {
 	if given := r.Header.Values("Tus-Resumable"); len(given) != 1 || given[0] != tusVersion {
+		header.Set("Tus-Version", tusVersion)
 		p := problem(http.StatusPreconditionFailed, "the version of tus is %s, and Tus-Resumable has to name it", tusVersion)
-		p.Field, p.cause = "Tus-Resumable", errTusVersion
+		p.Field = "Tus-Resumable"
 		return p
 	}
 	return nil

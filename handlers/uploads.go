@@ -26,6 +26,7 @@ const (
 type Uploads interface {
 	Create(ctx context.Context, n store.NewUpload) (store.Upload, error)
 	Find(ctx context.Context, id string) (store.Upload, error)
+	Known(ctx context.Context, id string) (store.Upload, error)
 	Settle(ctx context.Context, id string) (store.Upload, error)
 	Append(ctx context.Context, chunk streams.Chunk) (streams.Receipt, error)
 	Abort(ctx context.Context, id string) error
@@ -37,7 +38,7 @@ type Uploads interface {
 var uploadIDs = regexp.MustCompile(`^[a-z2-7]{26}$`)
 
 // uploader says who asks and for which org, once the dialect knows the version that the client speaks.
-func (s *Server) uploader(r *http.Request, d dialect) (*Caller, error) {
+func (s *Server) uploader(w http.ResponseWriter, r *http.Request, d dialect) (*Caller, error) {
 	caller, err := s.Auth.Caller(r)
 	if err != nil {
 		return nil, err
@@ -53,7 +54,7 @@ func (s *Server) uploader(r *http.Request, d dialect) (*Caller, error) {
 			return nil, invalid("orgId", "a service token names the org that it acts for")
 		}
 	}
-	return caller, d.check(r)
+	return caller, d.check(w.Header(), r)
 }
 
 // uploadRight is what a request does with an upload.
@@ -65,9 +66,10 @@ const (
 	deletesUpload                    // its creator and ADMINs
 )
 
-// uploadFor finds the upload that a request names. Whoever may not read it is told that there is none.
-func (s *Server) uploadFor(r *http.Request, d dialect, right uploadRight) (*Caller, store.Upload, error) {
-	caller, err := s.uploader(r, d)
+// uploadFor finds the upload that a request names: as it stands or, for who appends, what never changes of it. Whoever may not
+// read it is told that there is none.
+func (s *Server) uploadFor(w http.ResponseWriter, r *http.Request, d dialect, right uploadRight) (*Caller, store.Upload, error) {
+	caller, err := s.uploader(w, r, d)
 	if err != nil {
 		return nil, store.Upload{}, err
 	}
@@ -75,7 +77,11 @@ func (s *Server) uploadFor(r *http.Request, d dialect, right uploadRight) (*Call
 	if !uploadIDs.MatchString(id) {
 		return nil, store.Upload{}, store.ErrNoUpload
 	}
-	u, err := s.Uploads.Find(r.Context(), id)
+	find := s.Uploads.Find
+	if right == appendsUpload {
+		find = s.Uploads.Known
+	}
+	u, err := find(r.Context(), id)
 	if err != nil {
 		return nil, u, err
 	}
@@ -132,7 +138,7 @@ func (s *Server) checkProperty(ctx context.Context, caller *Caller, property str
 func (s *Server) createUpload(w http.ResponseWriter, r *http.Request) error {
 	d := creatingDialect(r)
 	d.greet(w.Header())
-	caller, err := s.uploader(r, d)
+	caller, err := s.uploader(w, r, d)
 	if err != nil {
 		return err
 	}
@@ -146,18 +152,18 @@ func (s *Server) createUpload(w http.ResponseWriter, r *http.Request) error {
 	}
 	u, err := s.Uploads.Create(r.Context(), draft)
 	if err != nil {
-		return s.refuseChunk(w, r, d, &u, nil, err)
+		return s.refuseChunk(w, d, &u, err)
 	}
 	location := d.location(s, r, caller, u.ID)
 	d.announce(s, w, r, &u, location)
 	if chunk != nil && u.State == store.UploadUploading {
-		chunk.Upload = u.ID
-		if u, err = s.receive(w, r, d, &u, chunk); err != nil {
+		if u, err = s.receive(w, r, d, u, chunk); err != nil {
 			w.Header().Set("Location", location)
 			return err
 		}
 	}
 	w.Header().Set("Location", location)
+	s.standing(w.Header(), d, &u)
 	s.limits(w.Header(), &u)
 	return d.created(w, &u)
 }
@@ -166,7 +172,7 @@ func (s *Server) createUpload(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) readUpload(w http.ResponseWriter, r *http.Request) error {
 	d := dialectOf(r)
 	d.greet(w.Header())
-	_, u, err := s.uploadFor(r, d, readsUpload)
+	_, u, err := s.uploadFor(w, r, d, readsUpload)
 	if err != nil {
 		return err
 	}
@@ -184,7 +190,7 @@ func (s *Server) readUpload(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) headUpload(w http.ResponseWriter, r *http.Request) error {
 	d := dialectOf(r)
 	d.greet(w.Header())
-	caller, u, err := s.uploadFor(r, d, readsUpload)
+	caller, u, err := s.uploadFor(w, r, d, readsUpload)
 	if err != nil {
 		return err
 	}
@@ -205,7 +211,7 @@ func (s *Server) headUpload(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) abortUpload(w http.ResponseWriter, r *http.Request) error {
 	d := dialectOf(r)
 	d.greet(w.Header())
-	_, u, err := s.uploadFor(r, d, deletesUpload)
+	_, u, err := s.uploadFor(w, r, d, deletesUpload)
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,9 @@ func eventually(t testing.TB, within time.Duration, what string, met func() bool
 func following(d *door) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	running.Go(func() { streams.NewNotifier(d.events, d.server.Hub, d.server.Log).Run(ctx) })
+	notifier := streams.NewNotifier(d.events, d.server.Hub, d.server.Log)
+	notifier.Wanted = d.uploads.Wanted
+	running.Go(func() { notifier.Run(ctx) })
 	d.t.Cleanup(func() {
 		cancel()
 		running.Wait()
