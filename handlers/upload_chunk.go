@@ -56,6 +56,9 @@ type dialect interface {
 	// refusal has the problem of an error say what the dialect has an own word for.
 	refusal(p *Problem, err error)
 
+	// forfeit is the problem of an error by which an upload is over, or nil.
+	forfeit(err error, u *store.Upload) *Problem
+
 	// aborted is the status that answers DELETE.
 	aborted() int
 }
@@ -90,6 +93,18 @@ func dialectOf(r *http.Request) dialect {
 	return nativeDialect{}
 }
 
+// patchTypes are the media types of PATCH, one for each dialect that has it.
+const patchTypes = partialUpload + ", " + offsetStream
+
+// patches says whether a dialect has PATCH.
+func patches(d dialect) bool {
+	switch d.(type) {
+	case tusDialect, ietfDialect:
+		return true
+	}
+	return false
+}
+
 // appendUpload is PUT and PATCH: bytes for an upload, or the word that there are no more.
 func (s *Server) appendUpload(w http.ResponseWriter, r *http.Request) error {
 	d := dialectOf(r)
@@ -97,6 +112,10 @@ func (s *Server) appendUpload(w http.ResponseWriter, r *http.Request) error {
 	caller, u, err := s.uploadFor(w, r, d, appendsUpload)
 	if err != nil {
 		return err
+	}
+	if r.Method == http.MethodPatch && !patches(d) {
+		w.Header().Set("Accept-Patch", patchTypes)
+		return problem(http.StatusUnsupportedMediaType, "the body of PATCH is one of %s", patchTypes)
 	}
 	if coding := r.Header.Get("Content-Encoding"); coding != "" && coding != "identity" {
 		w.Header().Set("Accept-Encoding", "identity")
@@ -137,10 +156,16 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, d dialect, u st
 	if receipt.Upload.ID != "" {
 		u = receipt.Upload
 	}
-	if err != nil {
-		err = s.refuseChunk(w, d, &u, err)
+	if err == nil {
+		return u, nil
 	}
-	return u, err
+	if forfeit := d.forfeit(err, &u); forfeit != nil {
+		if err := s.Uploads.Abort(context.WithoutCancel(r.Context()), u.ID); err != nil {
+			return u, err
+		}
+		u.State, err = store.UploadDeleted, forfeit
+	}
+	return u, s.refuseChunk(w, d, &u, err)
 }
 
 // standing writes where an upload stands, how long it lives, and its digest where that is known.

@@ -180,11 +180,18 @@ func (d ietfDialect) stands(header http.Header, offset int64, complete bool) {
 	}
 }
 
+// forfeit ends an upload that turns out to be longer than it was said to be, which the draft asks for.
+func (d ietfDialect) forfeit(err error, u *store.Upload) *Problem {
+	var size *streams.SizeError
+	if !errors.As(err, &size) || size.Limit != u.Size {
+		return nil
+	}
+	return lengthProblem("the upload has %d bytes, and more than these were sent: it is over", u.Size)
+}
+
 // refusal says what the draft has problem types for.
 func (d ietfDialect) refusal(p *Problem, err error) {
-	var size *streams.SizeError
 	switch {
-	case errors.As(err, &size):
 	case errors.Is(err, streams.ErrUploadWhole) && d.version == 6:
 		whole := typed("completed-upload", "%v", err)
 		p.Type, p.Title, p.Status = whole.Type, "Upload Is Completed", whole.Status

@@ -174,4 +174,6 @@ func (nativeDialect) taken(w http.ResponseWriter, u *store.Upload) error {
 
 func (nativeDialect) refusal(*Problem, error) {}
 
+func (nativeDialect) forfeit(error, *store.Upload) *Problem { return nil }
+
 func (nativeDialect) aborted() int { return http.StatusNoContent }

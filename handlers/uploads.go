@@ -230,7 +230,7 @@ func (s *Server) abortUpload(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) uploadOptions(w http.ResponseWriter, r *http.Request) error {
 	header := w.Header()
 	tusOptions(header, s.Uploads.Options().MaxSize)
-	header.Set("Accept-Patch", partialUpload+", "+offsetStream)
+	header.Set("Accept-Patch", patchTypes)
 	s.limits(header, nil)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
