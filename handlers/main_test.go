@@ -56,6 +56,7 @@ type door struct {
 	tls      *tls.Config // of WebSockets; nil: in clear text
 
 	accepted atomic.Pointer[net.Conn] // the newest connection, where eachWay serves
+	came     atomic.Int64             // bytes of bodies that were read there
 }
 
 // logText keeps what the server logs.

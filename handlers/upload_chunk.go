@@ -65,10 +65,13 @@ type dialect interface {
 
 // creatingDialect says how a request speaks that makes an upload.
 func creatingDialect(r *http.Request) dialect {
-	if d := dialectOf(r); d != (nativeDialect{}) || r.URL.Path == uploadsPath {
+	if r.URL.Path != uploadsPath {
+		return sessionDialect{}
+	}
+	if d := dialectOf(r); patches(d) {
 		return d
 	}
-	return sessionDialect{}
+	return nativeDialect{}
 }
 
 // dialectOf says how a request speaks. What does not say it by a header is native, or the 308 dialect where the URL says so.

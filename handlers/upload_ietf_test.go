@@ -1,15 +1,12 @@
 package handlers
 
 import (
-	"bufio"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 )
 
 // ietf are the headers of a request of the draft in a version; 0 names none.
@@ -136,12 +133,7 @@ func TestInterimAnswers(t *testing.T) {
 	user := mint(t, Claims{})
 	const size = 3 << 20
 	for _, version := range []int{0, 3, 5, 6, 7, 8, 9} {
-		conn, err := net.Dial("tcp", strings.TrimPrefix(d.url, "http://"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(patience))
+		conn := d.connect()
 		text := fmt.Sprintf("POST /v2/uploads HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n", user, size)
 		headers := ietf(version, true)
 		for i := 0; i < len(headers); i += 2 {
@@ -150,10 +142,9 @@ func TestInterimAnswers(t *testing.T) {
 		if _, err := io.WriteString(conn, text+"\r\n"); err != nil {
 			t.Fatal(err)
 		}
-		answers := bufio.NewReader(conn)
 		location := ""
 		if interim := version != 0 && version != 7; interim {
-			first := d.answered(answers) // before a byte was sent
+			first := d.answered(conn.from) // before a byte was sent
 			first.wants(t, "the first answer", 104, "Location", "*", "Upload-Limit", "*", "Upload-Draft-Interop-Version", strconv.Itoa(version))
 			location = first.header.Get("Location")
 		}
@@ -161,8 +152,8 @@ func TestInterimAnswers(t *testing.T) {
 			t.Fatal(err)
 		}
 		told := 0
-		got := d.answered(answers)
-		for ; got.status == 104; got = d.answered(answers) {
+		got := d.answered(conn.from)
+		for ; got.status == 104; got = d.answered(conn.from) {
 			told++
 			got.wants(t, "an answer on the way", 104, "Location", "-", "Upload-Offset", "*")
 		}

@@ -175,19 +175,32 @@ func TestTusConcatenation(t *testing.T) {
 	}
 }
 
-// raw sends a request as it is written, and reads the answer to it.
-func (d *door) raw(text string) reply {
+// dialed is a connection with what reads it.
+type dialed struct {
+	net.Conn
+	from *bufio.Reader
+}
+
+// connect opens a connection that the test closes.
+func (d *door) connect() dialed {
 	d.t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(d.url, "http://"))
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	defer conn.Close()
+	d.t.Cleanup(func() { conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(patience))
+	return dialed{conn, bufio.NewReader(conn)}
+}
+
+// raw sends a request as it is written, and reads the answer to it.
+func (d *door) raw(text string) reply {
+	d.t.Helper()
+	conn := d.connect()
 	if _, err := conn.Write([]byte(text)); err != nil {
 		d.t.Fatal(err)
 	}
-	return d.answered(bufio.NewReader(conn))
+	return d.answered(conn.from)
 }
 
 // answered reads one answer.

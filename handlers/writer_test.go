@@ -42,7 +42,7 @@ func clientOf(server *httptest.Server, way string) *http.Client {
 	if transport.Protocols = new(http.Protocols); way == "h2c" {
 		transport.Protocols.SetUnencryptedHTTP2(true)
 	} else {
-		transport.Protocols.SetHTTP1(way == "HTTP/1.1 over TLS")
+		transport.Protocols.SetHTTP1(strings.HasPrefix(way, "HTTP/1.1"))
 		transport.Protocols.SetHTTP2(way == "h2 over TLS")
 	}
 	transport.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10}
@@ -54,7 +54,18 @@ func clientOf(server *httptest.Server, way string) *http.Client {
 // eachWay runs a test over each of them, and checks that its streams were served there.
 func eachWay(t *testing.T, test func(t *testing.T, d *door), changes ...func(*door)) {
 	t.Parallel()
-	for name, start := range over {
+	theseWays(t, over, test, changes...)
+}
+
+// everyWay runs a test over each of them and in clear text.
+func everyWay(t *testing.T, test func(t *testing.T, d *door), changes ...func(*door)) {
+	t.Parallel()
+	theseWays(t, over, test, changes...)
+	theseWays(t, map[string]func(*httptest.Server){"HTTP/1.1": (*httptest.Server).Start}, test, changes...)
+}
+
+func theseWays(t *testing.T, ways map[string]func(*httptest.Server), test func(t *testing.T, d *door), changes ...func(*door)) {
+	for name, start := range ways {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := openDoor(t, changes...)
@@ -68,7 +79,9 @@ func eachWay(t *testing.T, test func(t *testing.T, d *door), changes ...func(*do
 				if secure, two := strings.Contains(name, "TLS"), strings.Contains(name, "h2"); two != (r.ProtoMajor == 2) || secure != (r.TLS != nil) {
 					t.Errorf("%s is served as %s", name, r.Proto)
 				}
-				routes.ServeHTTP(w, r)
+				counted := *r
+				counted.Body = &countedBody{r.Body, &d.came}
+				routes.ServeHTTP(w, &counted)
 			}))
 			server.Config.ReadTimeout = requestTime
 			server.Config.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
