@@ -53,6 +53,17 @@ func sluice(args ...string) *exec.Cmd {
 	return command
 }
 
+// blobDirs are the directories of uploads that all instances of a test share, by the test.
+var blobDirs sync.Map
+
+func blobsOf(t testing.TB) string {
+	dir, found := blobDirs.Load(t)
+	if !found {
+		dir, _ = blobDirs.LoadOrStore(t, t.TempDir())
+	}
+	return dir.(string)
+}
+
 // process is one running instance.
 type process struct {
 	t       testing.TB
@@ -91,6 +102,9 @@ func serve(t testing.TB, args ...string) *process {
 	}
 	if !strings.Contains(given, "--jwks-url=") {
 		args = append([]string{"--jwt-secret=" + testSecret}, args...) // first, for a test may give another
+	}
+	if !strings.Contains(given, "--blobs=") && !strings.Contains(given, "--data=") {
+		args = append(args, "--blobs=file://"+blobsOf(t))
 	}
 	args = append([]string{"serve", "--admin-listen=127.0.0.1:0"}, args...)
 	p := &process{t: t, command: sluice(args...), errors: new(logs)}

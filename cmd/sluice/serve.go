@@ -286,7 +286,7 @@ func (i *instance) door(catalogue *store.Catalogue, registry *prometheus.Registr
 	}
 	positions := streams.NewPositions(i.events)
 	server := &handlers.Server{
-		Log: i.log, Auth: authenticator, Tickets: i.events, Catalogue: catalogue, Appender: i.appender, Hub: i.hub,
+		Log: i.log, Auth: authenticator, Tickets: i.events, Catalogue: catalogue, Appender: i.appender, Hub: i.hub, Uploads: i.incoming,
 		Dev: i.flags.Dev, AllowedOrigins: i.flags.AllowedOrigins, TrustedProxies: proxies,
 		PublishRate: i.flags.PublishRate, Draining: i.draining.Load, Version: version(),
 		WriteTimeout: i.flags.WriteTimeout, Registry: registry, Positions: positions,
