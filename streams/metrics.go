@@ -29,12 +29,13 @@ type Metrics struct {
 
 	AppendBatch  prometheus.Histogram // events of one transaction
 	Appended     prometheus.Counter   // events
-	UploadBytes  prometheus.Counter   // committed
 	AppendErrors prometheus.Counter   // transactions
 
 	Relayed       prometheus.Counter // rows of the outbox moved into the log
 	Parked        prometheus.Counter // rows of the outbox that the log refused
 	OutboxWaiting prometheus.Gauge   // rows that the relay has found and not moved
+
+	Uploads UploadMetrics
 
 	sent map[string]prometheus.Counter // of Bytes, by transport
 }
@@ -83,7 +84,6 @@ func NewMetrics(registry prometheus.Registerer, catalogue *store.Catalogue) *Met
 			Buckets: []float64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000},
 		}),
 		Appended:     prometheus.NewCounter(counter("events_appended_total", "Events committed by this instance.")),
-		UploadBytes:  prometheus.NewCounter(counter("upload_bytes_total", "Bytes of uploads that this instance committed.")),
 		AppendErrors: prometheus.NewCounter(counter("append_errors_total", "Transactions that failed and were tried again.")),
 
 		Relayed: prometheus.NewCounter(counter("outbox_relayed_total", "Events published from SQL that this instance moved into the log.")),
@@ -92,6 +92,7 @@ func NewMetrics(registry prometheus.Registerer, catalogue *store.Catalogue) *Met
 			Namespace: "sluice", Name: "outbox_waiting", Help: "Events published from SQL, committed, and not in the log yet.",
 		}),
 	}
+	m.Uploads = newUploadMetrics(registry)
 	m.sent = map[string]prometheus.Counter{}
 	for _, transport := range Transports {
 		m.Streams.WithLabelValues(transport)
@@ -110,7 +111,7 @@ func NewMetrics(registry prometheus.Registerer, catalogue *store.Catalogue) *Met
 		m.Wakes.WithLabelValues(source)
 	}
 	registry.MustRegister(m.Streams, m.Delivered, m.Latency, m.Errors, m.Bytes, m.Blocked, m.Pages, m.WakeLag,
-		m.Resets, m.Wakes, m.AppendBatch, m.Appended, m.UploadBytes, m.AppendErrors, m.Relayed, m.Parked, m.OutboxWaiting)
+		m.Resets, m.Wakes, m.AppendBatch, m.Appended, m.AppendErrors, m.Relayed, m.Parked, m.OutboxWaiting)
 	return m
 }
 

@@ -126,7 +126,13 @@ func TestMetricsFromTheStart(t *testing.T) {
 	streams.NewMetrics(registry, store.DefaultCatalogue())
 	want := []string{
 		"append_batch_events", "append_errors_total", "blocked_sinks", "events_appended_total", "outbox_parked_total",
-		"outbox_relayed_total", "outbox_waiting", "publish_to_write_seconds", "replay_pages_total", "wake_lag_seconds",
+		"outbox_relayed_total", "outbox_waiting", "publish_to_write_seconds", "replay_pages_total", "upload_bytes_total", "upload_takeovers_total", "uploads_writing", "wake_lag_seconds",
+	}
+	for _, state := range []string{"ready", "failed", "expired", "deleted"} {
+		want = append(want, "uploads_ended_total{state="+state+"}")
+	}
+	for _, reason := range []string{"offset", "digest", "size", "yielded"} {
+		want = append(want, "upload_chunks_refused_total{reason="+reason+"}")
 	}
 	transports := []string{"sse", "ndjson", "websocket", "poll", "legacy"}
 	for _, transport := range transports {

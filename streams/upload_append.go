@@ -51,6 +51,7 @@ func (u *Uploads) Append(ctx context.Context, c Chunk) (Receipt, error) {
 		return Receipt{Upload: s.upload}, ErrUploadJoined
 	}
 	receipt, err := u.appendTo(ctx, s, &c)
+	defer func() { u.metrics.refused(err) }()
 	if errors.Is(err, blobs.ErrFenced) || errors.Is(err, store.ErrUploadMoved) {
 		// Another instance has taken over. How far the upload is, is known for sure once we are its writer again.
 		s.disown()

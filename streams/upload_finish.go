@@ -69,6 +69,11 @@ func (u *Uploads) conclude(ctx context.Context, claimed *store.ClaimedUpload) (s
 	if err != nil {
 		return claimed.Upload, err
 	}
+	state := store.UploadReady
+	if outcome.Reason != "" {
+		state = store.UploadFailed
+	}
+	u.metrics.Ended.WithLabelValues(string(state)).Inc()
 	if outcome.Reason != "" {
 		u.discard(ctx, claimed.ID)
 	}

@@ -103,6 +103,7 @@ func (u *Uploads) expire(ctx context.Context) error {
 		_, failed := u.changer.Change(ctx, &store.ExpireUpload{ID: id})
 		switch {
 		case failed == nil:
+			u.metrics.Ended.WithLabelValues(string(store.UploadExpired)).Inc()
 			u.discard(ctx, id)
 		case !errors.Is(failed, store.ErrUploadMoved):
 			err = errors.Join(err, failed)

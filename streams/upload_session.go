@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"sluice/store"
 	"sluice/store/blobs"
 )
@@ -44,6 +46,7 @@ type session struct {
 	state   []byte    // of the digest at upload.Offset
 	chunks  []blobs.Chunk
 	used    time.Time
+	writing prometheus.Gauge // counts it while it is owned
 
 	segments []store.UploadSegment
 	segment  blobs.Segment // the last of segments, open; nil: none
@@ -244,6 +247,11 @@ func (u *Uploads) inherit(ctx context.Context, s *session, claimed *store.Claime
 	known := s.upload
 	s.shown.Store(&known)
 	s.owned, s.fresh, s.recorded, s.recordedOffset = true, 0, time.Now(), at
+	u.metrics.Writing.Inc()
+	s.writing = u.metrics.Writing
+	if claimed.Epoch > 1 {
+		u.metrics.Takeovers.Inc()
+	}
 	return u.record(ctx, s, func(r *store.UploadRecord) { r.Cut = true })
 }
 
@@ -336,7 +344,7 @@ func (u *Uploads) commit(ctx context.Context, s *session, chunk blobs.Chunk, nee
 	}
 	s.state = state
 	s.remember(chunk)
-	u.metrics.UploadBytes.Add(float64(s.written - last.Size))
+	u.metrics.Bytes.Add(float64(s.written - last.Size))
 	last.Size, last.Mark = s.written, mark
 	s.upload.Offset = last.Start + last.Size
 	s.fresh = min(s.fresh, len(s.segments)-1)
@@ -390,6 +398,9 @@ func (u *Uploads) release(ctx context.Context, s *session) {
 
 // disown forgets all that this process knows as the upload's writer. Whoever writes it next finds what counts.
 func (s *session) disown() {
+	if s.owned {
+		s.writing.Dec()
+	}
 	s.owned = false
 	if s.sealing != nil {
 		<-s.sealing

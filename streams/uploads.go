@@ -64,7 +64,7 @@ type Uploads struct {
 	blobs   blobs.Store
 	changer Changer
 	options UploadOptions
-	metrics *Metrics
+	metrics *UploadMetrics
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -79,7 +79,7 @@ type Uploads struct {
 func NewUploads(log UploadLog, bytes blobs.Store, changer Changer, options UploadOptions, metrics *Metrics) *Uploads {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Uploads{
-		log: log, blobs: bytes, changer: changer, options: options, metrics: metrics,
+		log: log, blobs: bytes, changer: changer, options: options, metrics: &metrics.Uploads,
 		ctx: ctx, cancel: cancel, sessions: map[string]*session{},
 	}
 }
@@ -161,6 +161,7 @@ func (u *Uploads) Abort(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	u.metrics.Ended.WithLabelValues(string(store.UploadDeleted)).Inc()
 	// If we stop here, the leftover is found later.
 	u.discard(ctx, id)
 	return nil

@@ -251,85 +251,77 @@ func TestUploadAnyOrder(t *testing.T) {
 	t.Parallel()
 	url, dir := pgtest.Database(t), t.TempDir()
 	desks := []*desk{openDesk(t, deskOptions{url: url, dir: dir, name: "a"}), openDesk(t, deskOptions{url: url, dir: dir, name: "b"})}
-	ctx := context.Background()
 	file := aFile(300_000)
 	began := time.Now()
 	rapid.Check(t, func(r *rapid.T) {
 		if time.Since(began) > 15*time.Second {
 			return // the rest is for machines that are faster
 		}
-		id := desks[0].create(int64(len(file)))
-		acknowledged := 0
-		cut := errors.New("the network is gone")
-		for acknowledged < len(file) {
+		m := &anyOrder{T: r, id: desks[0].create(int64(len(file))), file: file}
+		for m.acknowledged < len(file) {
 			d := desks[rapid.IntRange(0, 1).Draw(r, "desk")]
-			to := min(len(file), acknowledged+rapid.IntRange(1, 100_000).Draw(r, "length"))
-			c := chunkAt(id, file, acknowledged, to)
-			switch rapid.SampledFrom([]string{"good", "good", "cut", "cut without digest", "wrong", "gap", "again", "look"}).Draw(r, "what") {
-			case "good":
-				receipt, err := d.Append(ctx, c)
-				if yielded(err, acknowledged) {
-					continue // it was fenced, and knows where the upload is
-				}
-				if err != nil {
-					r.Fatalf("a good chunk: %v", err)
-				}
-				acknowledged = int(receipt.Upload.Offset)
-				if acknowledged != to {
-					r.Fatalf("%d bytes are acknowledged, not %d", acknowledged, to)
-				}
-			case "cut":
-				c.Body = &brokenBody{bytes.NewReader(file[acknowledged : acknowledged+(to-acknowledged)/2]), cut}
-				if _, err := d.Append(ctx, c); !errors.Is(err, cut) && !yielded(err, acknowledged) {
-					r.Fatalf("a chunk that broke off: %v", err)
-				}
-			case "cut without digest":
-				half := acknowledged + (to-acknowledged)/2
-				c.Body, c.Digest = &brokenBody{bytes.NewReader(file[acknowledged:half]), cut}, nil
-				receipt, err := d.Append(ctx, c)
-				if yielded(err, acknowledged) {
-					continue
-				}
-				if !errors.Is(err, cut) || receipt.Upload.Offset != int64(half) {
-					r.Fatalf("a chunk that broke off at %d: %v, and the upload is at %d", half, err, receipt.Upload.Offset)
-				}
-				acknowledged = half
-			case "wrong":
-				c.Digest = digestOf([]byte("something else"))
-				if _, err := d.Append(ctx, c); !errors.As(err, new(*streams.DigestError)) && !yielded(err, acknowledged) {
-					r.Fatalf("a chunk with another digest: %v", err)
-				}
-			case "gap":
-				c.Offset++
-				c.Length--
-				if c.Length == 0 {
-					continue
-				}
-				c.Body = bytes.NewReader(file[acknowledged+1 : to])
-				var refused *streams.OffsetError
-				if _, err := d.Append(ctx, c); !errors.As(err, &refused) || refused.Current != int64(acknowledged) {
-					r.Fatalf("a chunk after a gap: %v", err)
-				}
-			case "again":
-				if acknowledged == 0 {
-					continue
-				}
-				var refused *streams.OffsetError
-				if _, err := d.Append(ctx, chunkAt(id, file, 0, min(acknowledged, 10))); err != nil && !errors.As(err, &refused) {
-					r.Fatalf("a chunk again: %v", err)
-				}
-			case "look":
-				upload, err := d.Settle(ctx, id)
-				if err != nil || upload.Offset != int64(acknowledged) {
-					r.Fatalf("the upload is at %d, not %d: %v", upload.Offset, acknowledged, err)
-				}
-			}
+			to := min(len(file), m.acknowledged+rapid.IntRange(1, 100_000).Draw(r, "length"))
+			m.step(d, rapid.SampledFrom([]string{"good", "good", "cut", "prefix", "wrong", "gap", "again", "look"}).Draw(r, "what"), to)
 		}
-		desks[1].arrived(id, file)
-		if err := desks[0].Abort(ctx, id); err != nil {
+		desks[1].arrived(m.id, file)
+		if err := desks[0].Abort(context.Background(), m.id); err != nil {
 			r.Fatal(err)
 		}
 	})
+}
+
+// anyOrder is an upload to which anything happens.
+type anyOrder struct {
+	*rapid.T
+	id           string
+	file         []byte
+	acknowledged int
+}
+
+// step sends the bytes up to an offset, in one way or another, and checks how far the upload is then.
+func (m *anyOrder) step(d *desk, what string, to int) {
+	ctx := context.Background()
+	c := chunkAt(m.id, m.file, m.acknowledged, to)
+	half := m.acknowledged + (to-m.acknowledged)/2
+	cut := errors.New("the network is gone")
+	reaches := m.acknowledged
+	good := func(error) bool { return false }
+	var refused *streams.OffsetError
+	switch what {
+	case "good":
+		good, reaches = func(err error) bool { return err == nil }, to
+	case "cut":
+		c.Body = &brokenBody{bytes.NewReader(m.file[m.acknowledged:half]), cut}
+		good = func(err error) bool { return errors.Is(err, cut) }
+	case "prefix":
+		c.Body, c.Digest = &brokenBody{bytes.NewReader(m.file[m.acknowledged:half]), cut}, nil
+		good, reaches = func(err error) bool { return errors.Is(err, cut) }, half
+	case "wrong":
+		c.Digest = digestOf([]byte("something else"))
+		good = func(err error) bool { return errors.As(err, new(*streams.DigestError)) }
+	case "gap":
+		c.Offset, c.Length, c.Body = c.Offset+1, int64(half-m.acknowledged), bytes.NewReader(m.file[m.acknowledged+1:])
+		good = func(err error) bool {
+			return errors.As(err, &refused) && refused.Current == int64(m.acknowledged) || errors.As(err, new(*streams.SizeError))
+		}
+	case "again":
+		c = chunkAt(m.id, m.file, 0, min(m.acknowledged, 10))
+		good = func(err error) bool { return err == nil || errors.As(err, &refused) }
+	case "look":
+		upload, err := d.Settle(ctx, m.id)
+		if err != nil || upload.Offset != int64(m.acknowledged) {
+			m.Fatalf("the upload is at %d, not %d: %v", upload.Offset, m.acknowledged, err)
+		}
+		return
+	}
+	receipt, err := d.Append(ctx, c)
+	if yielded(err, m.acknowledged) {
+		return // it was fenced, and knows where the upload is
+	}
+	if !good(err) || receipt.Upload.Offset != int64(reaches) {
+		m.Fatalf("%s: %v, and the upload is at %d, not %d", what, err, receipt.Upload.Offset, reaches)
+	}
+	m.acknowledged = reaches
 }
 
 // TestUploadRepeated sends a chunk again whose answer was lost.

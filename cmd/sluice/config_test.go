@@ -43,6 +43,8 @@ func TestDefaults(t *testing.T) {
 		"properties-sql": "", "catalogue": "", "allowed-origins": "", "trusted-proxies": "", "dev": "false", "tls-cert": "", "tls-key": "",
 		"max-streams-per-user": "10", "max-streams-per-org": "1000", "publish-rate": "0", "batch-window": "0s", "batch-max": "100",
 		"heartbeat": "30s", "write-timeout": "30s", "drain": "10s", "retention": "72h0m0s", "ring-memory": "256MiB",
+		"blobs": "", "upload-max-size": "100MiB", "upload-sync": "complete", "upload-expiry": "24h0m0s", "upload-quota": "5GiB",
+		"upload-open": "20", "ocr-workers": "1", "ocr-langs": "eng",
 		"legacy": "on", "legacy-sunset": "", "epoch-on-failover": "new", "log-format": "text", "log-level": "info",
 	} {
 		if got, there := settings[name]; !there || got != (setting{value, "default"}) {
@@ -77,6 +79,8 @@ func TestPrecedence(t *testing.T) {
 		"max-streams-per-user": "3", "max-streams-per-org": "4", "publish-rate": "5", "batch-window": "5ms", "batch-max": "6", "heartbeat": "7s",
 		"write-timeout": "8s", "drain": "9s", "retention": "24h0m0s", "ring-memory": "10MiB", "epoch-on-failover": "keep",
 		"legacy": "gone", "legacy-sunset": "2027-06-30",
+		"blobs": "file:///srv/uploads", "upload-max-size": "2MiB", "upload-sync": "chunk", "upload-expiry": "2h0m0s", "upload-quota": "3GiB",
+		"upload-open": "4", "ocr-workers": "5", "ocr-langs": "eng+deu",
 		"log-format": "json", "log-level": "debug",
 	}
 	variable := func(name string) string { return "SLUICE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_")) }
@@ -160,6 +164,7 @@ func TestCheckNamesTheFlag(t *testing.T) {
 		return serveFlags{
 			Listen: "127.0.0.1:8080", AdminListen: "127.0.0.1:9180", BatchMax: 100, Heartbeat: 30 * time.Second,
 			WriteTimeout: 30 * time.Second, Retention: 72 * time.Hour, RingMemory: 256 << 20,
+			uploadFlags: uploadFlags{UploadMaxSize: 100 << 20, UploadQuota: 5 << 30, UploadOpen: 20, UploadExpiry: 24 * time.Hour, OCRLangs: "eng"},
 		}
 	}
 	for _, c := range []struct {
@@ -192,6 +197,17 @@ func TestCheckNamesTheFlag(t *testing.T) {
 		{"--dev", func(f *serveFlags) { f.Dev, f.Listen = true, "0.0.0.0:8080" }},
 		{"--dev", func(f *serveFlags) { f.Dev, f.Listen = true, ":8080" }},
 		{"--dev", func(f *serveFlags) { f.Dev, f.Listen = true, "192.0.2.1:8080" }},
+		{"", func(f *serveFlags) { f.Blobs, f.OCRWorkers, f.OCRLangs = "s3://bucket/prefix?region=eu", 0, "eng+deu" }},
+		{"--blobs", func(f *serveFlags) { f.Blobs = "/srv/uploads" }},
+		{"--blobs", func(f *serveFlags) { f.Blobs = "file://srv/uploads" }},
+		{"--blobs", func(f *serveFlags) { f.Blobs = "s3:///prefix" }},
+		{"--blobs", func(f *serveFlags) { f.Blobs = "https://bucket.example" }},
+		{"--upload-max-size", func(f *serveFlags) { f.UploadMaxSize = 0 }},
+		{"--upload-quota", func(f *serveFlags) { f.UploadQuota = 1 << 20 }},
+		{"--upload-open", func(f *serveFlags) { f.UploadOpen = 0 }},
+		{"--upload-expiry", func(f *serveFlags) { f.UploadExpiry = 0 }},
+		{"--ocr-workers", func(f *serveFlags) { f.OCRWorkers = -1 }},
+		{"--ocr-langs", func(f *serveFlags) { f.OCRLangs = "eng;rm" }},
 		{"--batch-window", func(f *serveFlags) { f.BatchWindow = 51 * time.Millisecond }},
 		{"--batch-window", func(f *serveFlags) { f.BatchWindow = -1 }},
 		{"--batch-max", func(f *serveFlags) { f.BatchMax = 0 }},
