@@ -26,6 +26,7 @@ type floor struct {
 var floors = map[string]floor{
 	"cmd/sluice":           {imports: []string{"*"}, http: true, sql: true, routines: []string{"*"}},
 	"cmd/sluice/bench":     {imports: []string{"*"}, http: true, sql: true, routines: []string{"*"}},
+	"cmd/sluice/units":     {},
 	"cmd/sluice/doctor":    {http: true, routines: []string{"doors.go", "idle.go", "stream.go"}},
 	"handlers":             {imports: []string{"streams", "store", "static"}, http: true, routines: []string{"socket*.go", "writer*.go"}},
 	"static":               {http: true},

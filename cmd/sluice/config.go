@@ -8,13 +8,13 @@ import (
 	"net/url"
 	"os"
 	"regexp"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/alecthomas/kong"
 
+	"sluice/cmd/sluice/units"
 	"sluice/handlers"
 	"sluice/store"
 )
@@ -55,7 +55,7 @@ type serveFlags struct {
 	WriteTimeout time.Duration `name:"write-timeout" env:"SLUICE_WRITE_TIMEOUT" default:"30s" help:"A reader without progress for this long is closed."`
 	Drain        time.Duration `env:"SLUICE_DRAIN" default:"10s" help:"Time for streams to leave at the end."`
 	Retention    time.Duration `env:"SLUICE_RETENTION" default:"72h" help:"How long events are kept; whole UTC days are dropped."`
-	RingMemory   byteSize      `name:"ring-memory" env:"SLUICE_RING_MEMORY" default:"256MiB" help:"Memory for the newest events of all orgs."`
+	RingMemory   units.Bytes   `name:"ring-memory" env:"SLUICE_RING_MEMORY" default:"256MiB" help:"Memory for the newest events of all orgs."`
 
 	uploadFlags `embed:""`
 
@@ -186,40 +186,6 @@ func loopback(addr string) bool {
 	}
 	ip := net.ParseIP(host)
 	return ip != nil && ip.IsLoopback()
-}
-
-// byteSize is a number of bytes that is written with a unit.
-type byteSize int64
-
-var byteUnits = []struct {
-	name string
-	size byteSize
-}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}}
-
-// UnmarshalText reads "256MiB", "64KiB" or a plain number of bytes.
-func (b *byteSize) UnmarshalText(text []byte) error {
-	digits, unit := string(text), byteSize(1)
-	for _, one := range byteUnits {
-		if rest, found := strings.CutSuffix(digits, one.name); found {
-			digits, unit = strings.TrimSpace(rest), one.size
-			break
-		}
-	}
-	number, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || number < 0 || number > int64(1<<62/unit) {
-		return fmt.Errorf("%q is not a size such as 256MiB", text)
-	}
-	*b = byteSize(number) * unit
-	return nil
-}
-
-func (b byteSize) String() string {
-	for _, one := range byteUnits {
-		if b >= one.size && b%one.size == 0 {
-			return strconv.FormatInt(int64(b/one.size), 10) + one.name
-		}
-	}
-	return "0B"
 }
 
 // printConfig writes every setting in force, as it would be written on the command line, and where it comes from.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"sluice/cmd/sluice/units"
 	"sluice/store"
 	"sluice/store/blobs"
 	"sluice/streams"
@@ -20,10 +21,10 @@ import (
 // uploadFlags are the settings of uploads and of reading them.
 type uploadFlags struct {
 	Blobs         string           `env:"SLUICE_BLOBS" placeholder:"URL" help:"Where the bytes of uploads lie: file:///directory, which instances share, or s3://bucket/prefix?endpoint=…&region=…; none: <data>/uploads."`
-	UploadMaxSize byteSize         `name:"upload-max-size" env:"SLUICE_UPLOAD_MAX_SIZE" default:"100MiB" help:"Largest upload."`
+	UploadMaxSize units.Bytes      `name:"upload-max-size" env:"SLUICE_UPLOAD_MAX_SIZE" default:"100MiB" help:"Largest upload."`
 	UploadSync    blobs.SyncPolicy `name:"upload-sync" env:"SLUICE_UPLOAD_SYNC" enum:"chunk,complete,none" default:"complete" help:"What is on the disk before it is acknowledged: every chunk, the complete file, or none of it."`
 	UploadExpiry  time.Duration    `name:"upload-expiry" env:"SLUICE_UPLOAD_EXPIRY" default:"24h" help:"How long after its last byte an unfinished upload is kept."`
-	UploadQuota   byteSize         `name:"upload-quota" env:"SLUICE_UPLOAD_QUOTA" default:"5GiB" help:"Bytes that the uploads of one user hold."`
+	UploadQuota   units.Bytes      `name:"upload-quota" env:"SLUICE_UPLOAD_QUOTA" default:"5GiB" help:"Bytes that the uploads of one user hold."`
 	UploadOpen    int              `name:"upload-open" env:"SLUICE_UPLOAD_OPEN" default:"20" help:"Unfinished uploads of one user."`
 	OCRWorkers    int              `name:"ocr-workers" env:"SLUICE_OCR_WORKERS" default:"1" help:"Documents that this instance reads at a time. 0: others read them."`
 	OCRLangs      string           `name:"ocr-langs" env:"SLUICE_OCR_LANGS" default:"eng" placeholder:"LANG+LANG" help:"Languages that tesseract reads."`

@@ -21,8 +21,11 @@ type Command struct {
 	Poll    Poll    `cmd:"" help:"Long-polls that wait: memory of each, and how long until one event has answered all."`
 	Publish Publish `cmd:"" help:"Publishers without readers: events a second and the time to the answer."`
 	SQL     SQL     `cmd:"" name:"sql" help:"Publishing from SQL beside publishing over HTTP: time to delivery."`
+	Upload  Upload  `cmd:"" help:"Files in chunks: MiB a second beside a floor and a plain form, and memory."`
 	Fsync   Fsync   `cmd:"" help:"Time of one fsync on the data directory: what publishing waits for."`
 	Floor   Floor   `cmd:"" hidden:"" help:"The floor: writes to sockets what it is told on standard input."`
+
+	UploadFloor UploadFloor `cmd:"" hidden:"" help:"The floor of uploads."`
 }
 
 // Help shows examples.
@@ -35,7 +38,8 @@ Examples:
   sluice bench idle --subscribers 10000      memory of silent connections
   sluice bench poll --waiters 5000           memory of long-polls, and how fast an event answers them
   sluice bench publish --publishers 64       events a second without readers
-  sluice bench sql                           from sluice.publish to a reader`
+  sluice bench sql                           from sluice.publish to a reader
+  sluice bench upload                        files in chunks of 64 KiB and of 1 MiB`
 }
 
 // Help shows an example.
