@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	recordBytes  = 4 << 20                // that the row may be behind
+	recordBytes  = 16 << 20               // that the row may be behind; a new segment tells it, too
 	recordEvery  = 500 * time.Millisecond // that the row may be behind while bytes come
 	rememberMost = 32                     // chunks by which a repetition is known
 	chunkRecord  = 8 + 8 + sha256.Size
