@@ -24,6 +24,7 @@ var kinds = map[string]func(t testing.TB) shared{
 	"chunk":    func(t testing.TB) shared { return diskIn(t.TempDir(), SyncChunk) },
 	"complete": func(t testing.TB) shared { return diskIn(t.TempDir(), SyncComplete) },
 	"none":     func(t testing.TB) shared { return diskIn(t.TempDir(), SyncNone) },
+	"s3":       func(t testing.TB) shared { return newFake(t).open },
 }
 
 func diskIn(dir string, policy SyncPolicy) shared {
