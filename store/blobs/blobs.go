@@ -48,11 +48,12 @@ type Chunk struct {
 // Store keeps segments. All of it is safe for concurrent use, by any number of processes that share the store.
 type Store interface {
 	// Create makes an empty segment and opens it. A segment of that name that is there already (a try that was
-	// interrupted) is emptied; one that was inherited stays fenced.
+	// interrupted) is emptied; one that was inherited is ErrFenced. It is for the one process whose epoch it is.
 	Create(ctx context.Context, upload string, start, epoch int64) (Segment, error)
 
 	// Inherit ends a segment's writing for ever and says what was committed of it. When it returns, every Commit of its
-	// writer that was not counted fails with ErrFenced, also that of a process that was stopped in the middle of one.
+	// writer that was not counted fails with ErrFenced, also that of a process that was stopped in the middle of one. Of a
+	// store that does not remember, only the row's epoch can say so: it has to have risen before.
 	//
 	// The extent that it returns is sealed as Seal leaves it, but not synced; it is larger than the one given where Commits
 	// succeeded that its row has not heard of, and notes are those, oldest first. Where fewer bytes are there than
@@ -60,10 +61,12 @@ type Store interface {
 	// segment that was never made is an empty one.
 	Inherit(ctx context.Context, upload string, extent Extent) (Extent, []Note, error)
 
-	// Sync makes segments that others wrote, and their directory, survive a power cut.
+	// Sync makes segments that others wrote, and their directory, survive a power cut. If it fails, as if Seal does, nothing is
+	// known of their bytes any more, and trying again proves nothing: the kernel reports a failure once.
 	Sync(ctx context.Context, upload string, extents []Extent) error
 
-	// Open reads length bytes of the upload from an offset. The extents lie end to end, in order. The reader fails with
+	// Open reads length bytes of the upload from an offset. The extents lie end to end, in order, and were sealed or inherited
+	// (a Disk reads others too); ctx has to last until the reader is closed. The reader fails with
 	// ErrShort, never with a silent end, where bytes are missing.
 	Open(ctx context.Context, upload string, extents []Extent, from, length int64) (io.ReadCloser, error)
 
@@ -96,12 +99,13 @@ type Store interface {
 
 // Segment is a segment that this process writes. It is not safe for concurrent use.
 type Segment interface {
-	// Write appends bytes that do not count yet.
+	// Write appends bytes that do not count yet. After an error that is not ErrFenced, Rollback makes the segment usable again.
 	Write(p []byte) (int, error)
 
 	// Commit makes everything written count, as far as the store's policy promises, and returns the mark by which it is
 	// found. note.Size is the size of the segment then. After ErrFenced, or any other error, the segment is of no use any
-	// more: Close it and Inherit it.
+	// more: Close it and Inherit it. Where the store does not remember, the next Commit or Seal may only come once the
+	// upload's row holds the mark.
 	Commit(ctx context.Context, note Note) (mark []byte, err error)
 
 	// Rollback drops what was written since the last Commit.

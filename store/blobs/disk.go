@@ -170,8 +170,7 @@ func (d *Disk) Inherit(_ context.Context, upload string, extent Extent) (Extent,
 	return extent, said.notes[:count], nil
 }
 
-// Sync implements Store. After an error nothing is known of the extents, and trying again proves nothing: the kernel
-// reports a failure once, and then takes what it could not write for written.
+// Sync implements Store.
 func (d *Disk) Sync(_ context.Context, upload string, extents []Extent) error {
 	if err := checkUpload(upload); err != nil {
 		return err

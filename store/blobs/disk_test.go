@@ -217,6 +217,22 @@ func TestJournalOutlivesBytes(t *testing.T) {
 	}
 }
 
+// TestCommitAllocatesNothing runs alone, for it counts what the whole process allocates.
+func TestCommitAllocatesNothing(t *testing.T) {
+	w := newWriter(t, diskIn(t.TempDir(), SyncComplete)(t), 0, 1)
+	note, chunk := Note{State: make([]byte, 108)}, make([]byte, 100)
+	allocations := testing.AllocsPerRun(100, func() {
+		_, err := w.Write(chunk)
+		must(t, err)
+		note.Size += int64(len(chunk))
+		_, err = w.Commit(t.Context(), note)
+		must(t, err)
+	})
+	if allocations != 0 {
+		t.Errorf("a chunk costs %v allocations", allocations)
+	}
+}
+
 // BenchmarkCommit compares chunks that are committed with a bare write of them.
 func BenchmarkCommit(b *testing.B) {
 	chunk := bytes.Repeat([]byte{7}, 64<<10)

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -326,15 +325,4 @@ func TestOpenS3(t *testing.T) {
 	if got := store.String(); got != "s3://bucket/a/b?endpoint=https://host" || store.prefix != "a/b/" || store.client.Options().Region != "here" {
 		t.Errorf("%s, prefix %s, region %s", got, store.prefix, store.client.Options().Region)
 	}
-}
-
-func TestMain(m *testing.M) {
-	for name, value := range map[string]string{
-		"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true",
-	} {
-		if err := os.Setenv(name, value); err != nil {
-			panic(err)
-		}
-	}
-	os.Exit(m.Run())
 }
