@@ -70,6 +70,24 @@ func TestClosedFiles(t *testing.T) {
 	inherits(t, open(t), w)
 }
 
+// TestSealCutsOff looks that sealing leaves no bytes on the disk that do not count.
+func TestSealCutsOff(t *testing.T) {
+	t.Parallel()
+	disk, err := OpenDisk(t.TempDir(), SyncComplete)
+	must(t, err)
+	w := newWriter(t, disk, 0, 1)
+	must(t, w.send(10))
+	must(t, w.commit(t.Context()))
+	must(t, w.send(10))
+	_, err = w.Seal(t.Context())
+	must(t, err)
+	info, err := disk.root.Stat(w.Segment.(*diskSegment).name)
+	must(t, err)
+	if info.Size() != 10 {
+		t.Errorf("the file has %d bytes", info.Size())
+	}
+}
+
 // TestPolicies refuses what is none, and makes nothing then.
 func TestPolicies(t *testing.T) {
 	t.Parallel()

@@ -133,7 +133,6 @@ func TestS3Faults(t *testing.T) {
 				must(t, play(t.Context(), w))
 				holds(t, f.open(t), w.row.extent, w.sent[:180])
 				if list := objects(t, f.openParts(t, 64)); !slices.Equal(list, []string{"some/where/" + id + "/0-1"}) {
-					// A multipart upload whose making was reported failed is nobody's until the upload is deleted.
 					t.Errorf("the store has %q", list)
 				}
 			})

@@ -50,6 +50,9 @@ func TestCommitSaysItsSize(t *testing.T) {
 		if err := w.commit(t.Context()); err == nil {
 			t.Error("a segment that had failed was committed")
 		}
+		if _, err := w.Seal(t.Context()); err == nil {
+			t.Error("a segment that had failed was sealed")
+		}
 		inherits(t, open(t), w)
 	})
 }
