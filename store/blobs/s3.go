@@ -320,5 +320,8 @@ func (s *S3) Remembers() bool { return false }
 // Rereads implements Store.
 func (s *S3) Rereads() bool { return false }
 
+// SegmentBytes implements Store: a Mark lists the parts of its segment, and every Commit writes one to the row.
+func (s *S3) SegmentBytes() int64 { return 64 * int64(s.part) }
+
 // String implements Store.
 func (s *S3) String() string { return s.name }
