@@ -72,7 +72,7 @@ func (f *serveFlags) blobStore(ctx context.Context) (blobs.Store, error) {
 		return nil, err
 	}
 	if at.Scheme == "s3" {
-		return nil, errors.New("s3:// is not built yet")
+		return blobs.OpenS3(ctx, f.Blobs)
 	}
 	return blobs.OpenDisk(at.Path, f.UploadSync)
 }
