@@ -37,6 +37,7 @@ type Notified struct {
 	WakeAll func()                      // anything may have been missed
 	Used    func(use TicketUse)         // a ticket was used anew
 	Wanted  func(upload, by string)     // an instance wants to write an upload
+	Queued  func()                      // there is a document to be read
 }
 
 // listenSilence is how long a LISTEN connection may be silent, pings and their answers included, before it is given up. No
@@ -115,6 +116,8 @@ func (l *Listener) Tell(notification *pq.Notification) {
 	case strings.HasPrefix(notification.Extra, signalUpload):
 		upload, by, _ := strings.Cut(strings.TrimPrefix(notification.Extra, signalUpload), " ")
 		to.Wanted(upload, by)
+	case notification.Extra == signalDocument:
+		to.Queued()
 	default:
 		for pair := range strings.SplitSeq(notification.Extra, " ") {
 			escaped, digits, _ := strings.Cut(pair, ":")

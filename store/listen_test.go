@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,7 +20,8 @@ import (
 
 // ear is a listener with what it was told.
 type ear struct {
-	inner *Listener
+	inner  *Listener
+	queued atomic.Int64 // times that there was something to be read
 
 	mu    sync.Mutex
 	grown map[string]int64 // guarded by mu
@@ -71,6 +73,7 @@ func hear(t *testing.T, s *Store) *ear {
 
 func (e *ear) notified() Notified {
 	return Notified{
+		Queued: func() { e.queued.Add(1) },
 		Grown: func(org string, seq int64) {
 			e.mu.Lock()
 			defer e.mu.Unlock()

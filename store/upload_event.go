@@ -23,7 +23,7 @@ type uploadNews struct {
 	Status       string `json:"status"`         // processing, ready, failed, expired
 	Reason       string `json:"reason,omitempty"`
 
-	// Of what was read: how sure it is, from 0 to 1, and which fields were found.
+	// Of what was read: how sure it is, from 0 to 100, and which fields were found.
 	OverallConfidence *float64 `json:"overallConfidence,omitempty"`
 	FieldsExtracted   *int     `json:"fieldsExtracted,omitempty"`
 	UpdatedFields     []string `json:"updatedFields,omitempty"`
@@ -94,8 +94,12 @@ func uploadEvent(u *Upload, kind, what string, news uploadNews) Draft {
 	if err != nil {
 		panic(err) // texts and numbers
 	}
-	return Draft{IDGiven: true, Event: Event{
+	draft := Draft{IDGiven: true, Event: Event{
 		Org: u.Org, ID: "upload-" + u.ID + "-" + what, Service: documentsService, Type: kind, PropertyID: u.PropertyID,
 		EntityType: "document", EntityID: u.ID, UserID: u.User, Data: data,
 	}}
+	if u.PropertyID == "" { // it would concern the whole org
+		draft.Audience = u.User
+	}
+	return draft
 }

@@ -37,6 +37,8 @@ type Metrics struct {
 
 	Uploads UploadMetrics
 
+	Documents *prometheus.CounterVec // that were claimed, by what has become of them
+
 	sent map[string]prometheus.Counter // of Bytes, by transport
 }
 
@@ -47,6 +49,16 @@ const (
 	errorLimit    = "limit"         // a stream was refused or closed for a limit
 	errorHole     = "hole"          // a page did not continue what was read
 	errorGoneBack = "gone_back"     // a log was shorter than what was read of it
+)
+
+// What becomes of a document that was claimed.
+const (
+	documentDone     = "done"
+	documentReused   = "reused"   // the same bytes had been read before
+	documentFailed   = "failed"   // for good
+	documentRetried  = "retried"  // to be read again later
+	documentReturned = "returned" // to be read again, for no fault of its own
+	documentLost     = "lost"     // another instance may have it by now
 )
 
 // Transports are the known ways out.
@@ -93,6 +105,10 @@ func NewMetrics(registry prometheus.Registerer, catalogue *store.Catalogue) *Met
 		}),
 	}
 	m.Uploads = newUploadMetrics(registry)
+	m.Documents = prometheus.NewCounterVec(counter("documents_total", "Documents claimed for OCR, by outcome."), []string{"outcome"})
+	for _, outcome := range []string{documentDone, documentReused, documentFailed, documentRetried, documentReturned, documentLost} {
+		m.Documents.WithLabelValues(outcome)
+	}
 	m.sent = map[string]prometheus.Counter{}
 	for _, transport := range Transports {
 		m.Streams.WithLabelValues(transport)
@@ -111,7 +127,8 @@ func NewMetrics(registry prometheus.Registerer, catalogue *store.Catalogue) *Met
 		m.Wakes.WithLabelValues(source)
 	}
 	registry.MustRegister(m.Streams, m.Delivered, m.Latency, m.Errors, m.Bytes, m.Blocked, m.Pages, m.WakeLag,
-		m.Resets, m.Wakes, m.AppendBatch, m.Appended, m.AppendErrors, m.Relayed, m.Parked, m.OutboxWaiting)
+		m.Resets, m.Wakes, m.AppendBatch, m.Appended, m.AppendErrors, m.Relayed, m.Parked, m.OutboxWaiting,
+		m.Documents)
 	return m
 }
 

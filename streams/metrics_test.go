@@ -144,6 +144,9 @@ func TestMetricsFromTheStart(t *testing.T) {
 	for _, reason := range []string{"expired", "epoch", "ahead", "malformed"} {
 		want = append(want, "resets_total{reason="+reason+"}")
 	}
+	for _, outcome := range []string{"done", "reused", "failed", "retried", "returned", "lost"} {
+		want = append(want, "documents_total{outcome="+outcome+"}")
+	}
 	for _, source := range []string{"notify", "poll", "wake_all"} {
 		want = append(want, "wakes_total{source="+source+"}")
 	}

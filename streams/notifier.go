@@ -30,6 +30,9 @@ type Notifier struct {
 
 	// Wanted is told of uploads that an instance wants to write. It must not block; nil: nobody writes any here.
 	Wanted func(upload, by string)
+
+	// Queued is told that there is a document to be read. It must not block; nil: nobody reads any here.
+	Queued func()
 }
 
 // NewNotifier makes a notifier; Run runs it.
@@ -55,6 +58,11 @@ func (n *Notifier) listen(ctx context.Context) {
 		Wanted: func(upload, by string) {
 			if n.Wanted != nil {
 				n.Wanted(upload, by)
+			}
+		},
+		Queued: func() {
+			if n.Queued != nil {
+				n.Queued()
 			}
 		},
 	})

@@ -1,8 +1,11 @@
 package streams_test
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 
 	"sluice/store"
@@ -153,4 +156,30 @@ func TestPostgresAway(t *testing.T) {
 	if m.hub.Stats("1").Streams != 1 {
 		t.Error("the stream has ended")
 	}
+}
+
+// TestQueuedIsTold hears of documents that are to be read, which is in no log.
+func TestQueuedIsTold(t *testing.T) {
+	t.Parallel()
+	database := pgtest.Database(t)
+	m := openMetered(t, database, streams.Options{RingMemory: 1 << 20})
+	queued := make(chan struct{}, 1)
+	notifier := streams.NewNotifier(m.events, m.hub, slog.New(slog.DiscardHandler))
+	notifier.Queued = func() {
+		select {
+		case queued <- struct{}{}:
+		default:
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { notifier.Run(ctx) })
+	defer running.Wait()
+	defer cancel()
+	eventually(t, "nobody is told", func() bool {
+		if err := execute(database, `select pg_notify('sluice', '!document')`); err != nil {
+			t.Fatal(err)
+		}
+		return len(queued) > 0
+	})
 }
