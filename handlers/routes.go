@@ -49,6 +49,7 @@ type Server struct {
 
 	sockets         *sockets
 	returned        *returned
+	watchers        watchers   // of uploads' progress
 	allowance       *allowance // of publishers
 	ticketAllowance *allowance
 	probes          singleflight.Group // of readiness
@@ -97,6 +98,9 @@ func (s *Server) Routes() (http.Handler, error) {
 	router.Put(uploadsPath+"/{id}", s.uploads(s.appendUpload))
 	router.Patch(uploadsPath+"/{id}", s.uploads(s.appendUpload))
 	router.Delete(uploadsPath+"/{id}", s.uploads(s.abortUpload))
+	router.Get(uploadsPath+"/{id}/progress", s.serve(s.uploadProgress))
+	router.Get(uploadsPath+"/{id}/content", s.serve(s.uploadContent))
+	router.Post(uploadsPath+"/{id}/links", s.serve(s.uploadLink))
 	router.Options(uploadsPath, s.serve(s.uploadOptions))
 	router.Options(uploadsPath+"/{id}", s.serve(s.uploadOptions))
 	s.legacy(router)
