@@ -432,7 +432,7 @@ func TestLostDatabase(t *testing.T) {
 // TestScratch shows that what a dead process has left is gone, and what a living one has is not.
 func TestScratch(t *testing.T) {
 	t.Parallel()
-	parent := t.TempDir() + "/made"
+	parent := t.TempDir()
 	first, err := streams.OpenScratch(parent)
 	if err != nil {
 		t.Fatal(err)
@@ -440,7 +440,7 @@ func TestScratch(t *testing.T) {
 	if err := os.WriteFile(first.Dir+"/passport", []byte("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	left := parent + "/scratch-left"
+	left := parent + "/sluice-scratch-left"
 	if err := os.MkdirAll(left+"/deep", 0o700); err != nil {
 		t.Fatal(err)
 	}

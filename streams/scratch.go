@@ -14,23 +14,18 @@ type Scratch struct {
 	lock *os.File // of the directory: whoever gets it knows that its process is dead
 }
 
-const scratchName = "scratch-"
+const scratchName = "sluice-scratch-"
 
-// OpenScratch makes one in a directory, which is made where it is missing, and removes those that dead processes have left.
+// OpenScratch makes one in a directory, and removes those that dead processes have left there. What other users have is theirs.
 func OpenScratch(parent string) (*Scratch, error) {
-	if err := os.MkdirAll(parent, 0o700); err != nil {
-		return nil, err
-	}
 	left, err := filepath.Glob(filepath.Join(parent, scratchName+"*"))
 	if err != nil {
 		return nil, err
 	}
 	for _, dir := range left {
 		if lock, err := lockDir(dir); err == nil {
-			err = os.RemoveAll(dir)
-			if err := errors.Join(err, lock.Close()); err != nil {
-				return nil, err
-			}
+			_ = os.RemoveAll(dir)
+			_ = lock.Close()
 		}
 	}
 	for {
@@ -50,7 +45,7 @@ func OpenScratch(parent string) (*Scratch, error) {
 }
 
 func lockDir(dir string) (*os.File, error) {
-	file, err := os.Open(dir)
+	file, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0) // others may write in the same place
 	if err != nil {
 		return nil, err
 	}

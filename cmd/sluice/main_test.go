@@ -96,6 +96,12 @@ func (l *logs) String() string {
 // serve starts an instance and waits until it listens. Without --listen it takes a port of its own.
 func serve(t testing.TB, args ...string) *process {
 	t.Helper()
+	return serveIn(t, nil, args...)
+}
+
+// serveIn is serve with variables of the environment beside those of the test.
+func serveIn(t testing.TB, environment []string, args ...string) *process {
+	t.Helper()
 	given := strings.Join(args, " ")
 	if !strings.Contains(given, "--listen=") {
 		args = append(args, "--listen=127.0.0.1:0")
@@ -108,6 +114,7 @@ func serve(t testing.TB, args ...string) *process {
 	}
 	args = append([]string{"serve", "--admin-listen=127.0.0.1:0"}, args...)
 	p := &process{t: t, command: sluice(args...), errors: new(logs)}
+	p.command.Env = append(p.command.Env, environment...)
 	p.command.Stderr = p.errors
 	out, err := p.command.StdoutPipe()
 	if err != nil {

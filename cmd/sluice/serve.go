@@ -88,6 +88,7 @@ type instance struct {
 	events          *store.Store
 	hub             *streams.Hub
 	appender        *streams.Appender
+	documents       *streams.Documents
 	incoming        *streams.Uploads
 	sharing         *streams.Sharing
 	public, inner   *http.Server
@@ -163,7 +164,7 @@ func (i *instance) open(ctx context.Context) (err error) {
 		return err
 	}
 	notifier := streams.NewNotifier(i.events, i.hub, log)
-	notifier.Wanted = i.incoming.Wanted
+	notifier.Wanted, notifier.Queued = i.incoming.Wanted, i.documents.Wake
 	i.background(notifier.Run)
 	relay := streams.NewRelay(i.events.NewOutbox(catalogue), i.events.MakePartitions, metrics, log)
 	i.background(relay.Run) // ends after the last request: what is published meanwhile is another instance's

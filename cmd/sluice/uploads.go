@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"regexp"
 	"time"
@@ -89,7 +90,13 @@ func (i *instance) uploads(ctx context.Context, metrics *streams.Metrics) error 
 		return fmt.Errorf("--blobs: %w", err)
 	}
 	i.background(i.sharing.Run)
-	reader := ocr.NewReader(ocr.Options{Languages: flags.OCRLangs})
+	// Not below --data: what lies here is to be gone with the process, and the system's own place may be in memory.
+	scratch, err := streams.OpenScratch(os.TempDir())
+	if err != nil {
+		return err
+	}
+	i.onClose(func() { _ = scratch.Close() })
+	reader := ocr.NewReader(ocr.Options{Languages: flags.OCRLangs, Dir: scratch.Dir})
 	i.incoming = streams.NewUploads(i.events, bytes, i.appender, streams.UploadOptions{
 		UploadLimits: store.UploadLimits{
 			MaxSize: int64(flags.UploadMaxSize), Quota: int64(flags.UploadQuota), Open: flags.UploadOpen, Expiry: flags.UploadExpiry,
@@ -102,5 +109,14 @@ func (i *instance) uploads(ctx context.Context, metrics *streams.Metrics) error 
 		i.incoming.Close(stopping)
 	})
 	i.background(i.incoming.Run)
+	i.documents = streams.NewDocuments(i.events, i.appender, i.incoming, reader, streams.DocumentOptions{
+		Workers: flags.OCRWorkers, Instance: name, Dir: scratch.Dir,
+	}, metrics, i.log)
+	i.background(func(ctx context.Context) {
+		if err := reader.Missing(ctx); err != nil && flags.OCRWorkers > 0 && ctx.Err() == nil {
+			i.log.Warn("documents cannot be read here", "err", err)
+		}
+		i.documents.Run(ctx)
+	})
 	return nil
 }
