@@ -52,6 +52,9 @@ func (u *Uploads) Append(ctx context.Context, c Chunk) (Receipt, error) {
 	}
 	receipt, err := u.appendTo(ctx, s, &c)
 	defer func() { u.metrics.refused(err) }()
+	if errors.Is(err, errUnsynced) {
+		receipt.Upload, err = u.spoil(ctx, s, err)
+	}
 	if errors.Is(err, blobs.ErrFenced) || errors.Is(err, store.ErrUploadMoved) {
 		// Another instance has taken over. How far the upload is, is known for sure once we are its writer again.
 		s.disown()

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -38,6 +39,21 @@ func (u *Uploads) finish(ctx context.Context, s *session) (store.Upload, error) 
 	return u.conclude(ctx, &claimed)
 }
 
+// spoil ends an upload whose bytes may be lost.
+func (u *Uploads) spoil(ctx context.Context, s *session, why error) (store.Upload, error) {
+	ctx = context.WithoutCancel(ctx)
+	defer s.disown()
+	u.options.Log.Error("an upload fails", "upload", s.id, "err", why)
+	if err := u.record(ctx, s, func(r *store.UploadRecord) { r.State = store.UploadVerifying }); err != nil {
+		return s.upload, err
+	}
+	return u.commitOutcome(ctx, &store.ClaimedUpload{Upload: s.upload}, &store.FinishUpload{
+		ID: s.id, Epoch: s.upload.Epoch, MimeType: s.upload.MimeType, Reason: reasonUnsynced,
+	}, false)
+}
+
+const reasonUnsynced = "the server's disk did not keep the bytes; send the file again"
+
 // resume verifies an upload that another process has left in the middle of it.
 func (u *Uploads) resume(ctx context.Context, upload store.Upload) error {
 	claimed, err := u.log.ClaimUpload(ctx, upload.ID, u.options.Instance, upload.Epoch, store.UploadVerifying)
@@ -62,7 +78,12 @@ func (u *Uploads) conclude(ctx context.Context, claimed *store.ClaimedUpload) (s
 	if err != nil {
 		return claimed.Upload, err
 	}
-	_, err = u.changer.Change(ctx, outcome)
+	return u.commitOutcome(ctx, claimed, outcome, digest)
+}
+
+// commitOutcome says in the log what has become of an upload, and deletes the bytes that nobody needs then.
+func (u *Uploads) commitOutcome(ctx context.Context, claimed *store.ClaimedUpload, outcome *store.FinishUpload, digest bool) (store.Upload, error) {
+	_, err := u.changer.Change(ctx, outcome)
 	if errors.Is(err, store.ErrUploadMoved) {
 		return claimed.Upload, ErrUploadBusy // another instance took us for dead: it finishes
 	}
@@ -112,6 +133,10 @@ func (u *Uploads) verify(ctx context.Context, claimed *store.ClaimedUpload) (out
 		u.options.Log.Error("an upload has failed: what is stored is not what was sent", "upload", claimed.ID, "err", err)
 		outcome.Reason = "what is stored is not what was sent: bytes were lost before they were on the disk; send the file again"
 		return outcome, false, nil
+	case errors.Is(err, errUnsynced):
+		u.options.Log.Error("an upload fails", "upload", claimed.ID, "err", err)
+		outcome.Reason = reasonUnsynced
+		return outcome, false, nil
 	case err != nil:
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
@@ -160,8 +185,10 @@ func (u *Uploads) sum(ctx context.Context, claimed *store.ClaimedUpload) ([]byte
 	if !u.blobs.Rereads() || len(foreign) == 0 {
 		return sum, nil
 	}
-	if err := u.blobs.Sync(ctx, claimed.ID, foreign); err != nil {
+	if err := u.blobs.Sync(ctx, claimed.ID, foreign); errors.Is(err, blobs.ErrShort) {
 		return nil, err
+	} else if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnsynced, err)
 	}
 	body, err := u.blobs.Open(ctx, claimed.ID, extentsOf(claimed.Segments), 0, claimed.Size)
 	if err != nil {

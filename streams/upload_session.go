@@ -315,6 +315,10 @@ func (u *Uploads) seal(s *session) error {
 	return nil
 }
 
+// errUnsynced says that bytes which were acknowledged may not be on the disk, and that nobody can find out: the system tells
+// of a sync that failed once, and reads what it could not write back from memory as if nothing were wrong.
+var errUnsynced = errors.New("acknowledged bytes cannot be synced")
+
 // sealedBefore waits for the segment that is being sealed.
 func (s *session) sealedBefore() error {
 	if s.sealing == nil {
@@ -323,7 +327,7 @@ func (s *session) sealedBefore() error {
 	outcome := <-s.sealing
 	s.sealing = nil
 	if outcome.err != nil {
-		return fmt.Errorf("seal a segment: %w", outcome.err)
+		return fmt.Errorf("%w: %w", errUnsynced, outcome.err)
 	}
 	segment := &s.segments[outcome.at]
 	segment.Mark, segment.Sealed, segment.Synced = outcome.mark, true, true
@@ -387,7 +391,9 @@ func (u *Uploads) release(ctx context.Context, s *session) {
 		return
 	}
 	err := s.sealedBefore()
-	if err == nil {
+	if err != nil {
+		_, err = u.spoil(ctx, s, err)
+	} else {
 		err = u.record(ctx, s, func(r *store.UploadRecord) { r.Release = true })
 	}
 	if err != nil && !errors.Is(err, store.ErrUploadMoved) {
