@@ -66,8 +66,7 @@ func (u *Uploads) flush(ctx context.Context) {
 		default:
 			continue // a request is at it, and writes the row itself
 		}
-		used := s.used
-		switch idle := time.Since(used); {
+		switch idle := time.Since(s.used); {
 		case !s.owned, s.dropped:
 		case idle >= releaseAfter:
 			u.release(ctx, s)
@@ -80,8 +79,7 @@ func (u *Uploads) flush(ctx context.Context) {
 			<-s.turn
 			continue
 		}
-		u.leave(s)
-		s.used = used
+		u.pass(s)
 	}
 }
 

@@ -122,10 +122,15 @@ func (s *session) end() (yielded bool) {
 	return s.next > s.number
 }
 
-// leave gives the turn back. A session that writes nothing goes.
+// leave gives the turn back after a request.
 func (u *Uploads) leave(s *session) {
-	s.end()
 	s.used = time.Now()
+	u.pass(s)
+}
+
+// pass gives the turn back. A session that writes nothing goes.
+func (u *Uploads) pass(s *session) {
+	s.end()
 	if !s.owned {
 		u.mu.Lock()
 		s.dropped = true
