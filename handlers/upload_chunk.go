@@ -133,7 +133,7 @@ func (s *Server) appendUpload(w http.ResponseWriter, r *http.Request) error {
 		chunk.Permit = func() error { return s.checkProperty(context.WithoutCancel(r.Context()), caller, u.PropertyID) }
 	}
 	if chunk.Offset == wherever {
-		if u, err = s.Uploads.Settle(r.Context(), u.ID); err != nil {
+		if u, err = s.Uploads.Settle(r.Context(), u.ID, nil); err != nil {
 			return s.refuseChunk(w, d, &u, err)
 		}
 		chunk.Offset = u.Offset

@@ -27,7 +27,7 @@ type Uploads interface {
 	Create(ctx context.Context, n store.NewUpload) (store.Upload, error)
 	Find(ctx context.Context, id string) (store.Upload, error)
 	Known(ctx context.Context, id string) (store.Upload, error)
-	Settle(ctx context.Context, id string) (store.Upload, error)
+	Settle(ctx context.Context, id string, permit func() error) (store.Upload, error)
 	Append(ctx context.Context, chunk streams.Chunk) (streams.Receipt, error)
 	Abort(ctx context.Context, id string) error
 	Content(ctx context.Context, u store.Upload, from, length int64) (io.ReadCloser, error)
@@ -195,7 +195,8 @@ func (s *Server) headUpload(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if (u.State == store.UploadUploading || u.State == store.UploadVerifying) && owns(caller, &u) {
-		if u, err = s.Uploads.Settle(r.Context(), u.ID); err != nil {
+		permit := func() error { return s.checkProperty(r.Context(), caller, u.PropertyID) }
+		if u, err = s.Uploads.Settle(r.Context(), u.ID, permit); err != nil {
 			return err
 		}
 	}

@@ -36,7 +36,7 @@ create table sluice.uploads (
 );
 
 create index uploads_of_user on sluice.uploads (org, user_id) where held > 0;
-create index uploads_expiring on sluice.uploads (expires) where state = 'uploading' or state = 'ready' and kind = 'partial';
+create index uploads_expiring on sluice.uploads (expires) where state in ('uploading', 'verifying') or state = 'ready' and kind = 'partial';
 create index uploads_by_digest on sluice.uploads (org, sha256) where state = 'ready';
 create index uploads_verifying on sluice.uploads (lease_until) where state = 'verifying';
 

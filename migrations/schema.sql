@@ -193,7 +193,7 @@ CREATE INDEX tickets_until ON sluice.tickets USING btree (until);
 
 CREATE INDEX uploads_by_digest ON sluice.uploads USING btree (org, sha256) WHERE (state = 'ready'::text);
 
-CREATE INDEX uploads_expiring ON sluice.uploads USING btree (expires) WHERE ((state = 'uploading'::text) OR ((state = 'ready'::text) AND (kind = 'partial'::text)));
+CREATE INDEX uploads_expiring ON sluice.uploads USING btree (expires) WHERE ((state = ANY (ARRAY['uploading'::text, 'verifying'::text])) OR ((state = 'ready'::text) AND (kind = 'partial'::text)));
 
 CREATE INDEX uploads_of_user ON sluice.uploads USING btree (org, user_id) WHERE (held > 0);
 

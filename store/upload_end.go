@@ -85,6 +85,9 @@ func lockUpload(ctx context.Context, tx *sqlx.Tx, id string) (Upload, error) {
 	return findUpload(ctx, tx, id)
 }
 
+// expiring is true of uploads that nobody has gone on with for too long, and of those that could not be verified since.
+const expiring = `expires < now() and (state = 'uploading' or state = 'verifying' and lease_until < now() or state = 'ready' and kind = 'partial')`
+
 // ExpireUpload is the Change by which an upload that nobody went on with is over. It is refused with ErrUploadMoved where
 // somebody has gone on with it.
 type ExpireUpload struct{ ID string }
@@ -98,7 +101,7 @@ func (e *ExpireUpload) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) 
 		return nil, err
 	}
 	result, err := tx.ExecContext(ctx, `update sluice.uploads set state = 'expired', held = 0, epoch = epoch + 1, owner = '',
-		lease_until = '-infinity' where id = $1 and expires < now() and (state = 'uploading' or state = 'ready' and kind = 'partial')`, e.ID)
+		lease_until = '-infinity' where id = $1 and `+expiring, e.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -147,8 +150,7 @@ func (s *Store) deleteUpload(ctx context.Context, id string) error {
 
 // ExpiringUploads are those that nobody has gone on with for too long, the oldest first.
 func (s *Store) ExpiringUploads(ctx context.Context, limit int) (ids []string, err error) {
-	err = s.db.SelectContext(ctx, &ids, `select id from sluice.uploads where expires < now()
-		and (state = 'uploading' or state = 'ready' and kind = 'partial') order by expires limit $1`, limit)
+	err = s.db.SelectContext(ctx, &ids, `select id from sluice.uploads where `+expiring+` order by expires limit $1`, limit)
 	return ids, classify(err)
 }
 

@@ -75,7 +75,13 @@ func (u *Uploads) appendTo(ctx context.Context, s *session, c *Chunk) (Receipt, 
 	case c.Offset != s.upload.Offset && c.Body == nil && c.Offset == 0 && !c.Final:
 		// It names no position: it only says what the size is, or asks to finish.
 	case c.Offset != s.upload.Offset:
-		return u.repeated(s, c)
+		receipt, err := u.repeated(s, c)
+		if err != nil || !s.upload.Whole() {
+			return receipt, err
+		}
+		// The process that committed the last chunk has died before it was verified.
+		receipt.Upload, err = u.complete(ctx, s, c)
+		return receipt, err
 	}
 	if c.Body != nil && c.Length != 0 {
 		if err := u.take(ctx, s, c, sized); err != nil {
@@ -89,14 +95,19 @@ func (u *Uploads) appendTo(ctx context.Context, s *session, c *Chunk) (Receipt, 
 	if !s.upload.Whole() {
 		return Receipt{Upload: s.upload}, nil
 	}
+	upload, err := u.complete(ctx, s, c)
+	return Receipt{Upload: upload}, err
+}
+
+// complete finishes an upload whose bytes are all here, where the request may.
+func (u *Uploads) complete(ctx context.Context, s *session, c *Chunk) (store.Upload, error) {
 	s.end() // a newer request finds it busy, or finished
 	if c.Permit != nil {
 		if err := c.Permit(); err != nil {
-			return Receipt{Upload: s.upload}, err
+			return s.upload, err
 		}
 	}
-	upload, err := u.finish(ctx, s)
-	return Receipt{Upload: upload}, err
+	return u.finish(ctx, s)
 }
 
 // learn takes what a request says of the whole: its size, and the digest that it must have. sized tells that the row does
@@ -217,7 +228,7 @@ func (u *Uploads) read(ctx context.Context, s *session, c *Chunk, verify *chunkD
 			return err
 		}
 		if verify == nil && s.written-s.segments[len(s.segments)-1].Size >= prefixBytes {
-			if err := u.commit(ctx, s, blobs.Chunk{}, false); err != nil {
+			if err := u.commit(context.WithoutCancel(ctx), s, blobs.Chunk{}, false); err != nil {
 				return errors.Join(errStorage, err)
 			}
 			if c.Progress != nil {

@@ -129,8 +129,10 @@ func (u *Uploads) Known(ctx context.Context, id string) (store.Upload, error) {
 	return u.log.Upload(ctx, id)
 }
 
-// Settle stops whoever writes an upload, here or elsewhere, keeps what it may keep, and gives the upload as it stands then.
-func (u *Uploads) Settle(ctx context.Context, id string) (store.Upload, error) {
+// Settle stops whoever writes an upload, here or elsewhere, keeps what it may keep, and gives the upload as it stands then. Where
+// every byte is there, for the request that brought the last one has ended before its answer, it is finished as by Append,
+// if permit allows it (Chunk.Permit); a nil permit leaves it as it is.
+func (u *Uploads) Settle(ctx context.Context, id string, permit func() error) (store.Upload, error) {
 	s, err := u.enter(ctx, id)
 	if err != nil {
 		return store.Upload{}, err
@@ -143,7 +145,13 @@ func (u *Uploads) Settle(ctx context.Context, id string) (store.Upload, error) {
 	if errors.As(err, &over) && over.upload.State != store.UploadVerifying {
 		return over.upload, nil
 	}
-	return s.upload, err
+	if err != nil || permit == nil || !s.upload.Whole() {
+		return s.upload, err
+	}
+	if err := permit(); err != nil {
+		return s.upload, err
+	}
+	return u.finish(ctx, s)
 }
 
 // Abort deletes an upload, whatever its state: its bytes are gone, and its writer is refused. Doing it twice is no error.

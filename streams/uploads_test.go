@@ -214,7 +214,7 @@ func TestUploadZombie(t *testing.T) {
 // finishWith sends what is missing.
 func (d *desk) finishWith(id string, file []byte) {
 	d.t.Helper()
-	upload, err := d.Settle(context.Background(), id)
+	upload, err := d.Settle(context.Background(), id, nil)
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -308,7 +308,7 @@ func (m *anyOrder) step(d *desk, what string, to int) {
 		c = chunkAt(m.id, m.file, 0, min(m.acknowledged, 10))
 		good = func(err error) bool { return err == nil || errors.As(err, &refused) }
 	case "look":
-		upload, err := d.Settle(ctx, m.id)
+		upload, err := d.Settle(ctx, m.id, nil)
 		if err != nil || upload.Offset != int64(m.acknowledged) {
 			m.Fatalf("the upload is at %d, not %d: %v", upload.Offset, m.acknowledged, err)
 		}
@@ -375,7 +375,7 @@ func TestUploadNewerRequest(t *testing.T) {
 		if _, err := writer.Write(file[:150_000]); err != nil {
 			t.Fatal(err)
 		}
-		upload, err := newer.Settle(ctx, id)
+		upload, err := newer.Settle(ctx, id, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
