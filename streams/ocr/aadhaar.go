@@ -5,9 +5,9 @@ import "strings"
 var aadhaarForm = []entry{
 	{"dateOfBirth", "dob|date of birth", birth},
 	{"", "year of birth|yob|vid|enrolment no|mobile", nil},
-	{"fatherName", "father|fathers name|father name|s o|so|d o|do", name},
+	{"fatherName", "father|fathers name|father name|so|do", name},
 	{"motherName", "mother|mothers name|mother name", name},
-	{"", "husband|c o|co|w o|wo", nil},
+	{"", "husband|co|wo", nil},
 	{"gender", "gender|sex", gender},
 	{"address", "address", nil},
 	{"fullName", "name|full name", name},

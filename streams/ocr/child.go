@@ -58,7 +58,6 @@ func (r *Reader) run(ctx context.Context, dir string, out io.Writer, limit int64
 	printed, said := &capped{to: out, left: limit}, &head{}
 	command.Stdout, command.Stderr = printed, said
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
 	command.WaitDelay = grace
 	// The kernel kills the child when the thread that started it ends, not when the process does.
 	runtime.LockOSThread()
@@ -66,7 +65,8 @@ func (r *Reader) run(ctx context.Context, dir string, out io.Writer, limit int64
 	if err := command.Start(); err != nil {
 		return err
 	}
-	// Until it is reaped the number of the group is its own: what it has left behind is killed, and nobody else.
+	// When ctx ends the program is killed. Until it is reaped the number of the group is its own: what it has left behind is
+	// killed, and nobody else.
 	for unix.Waitid(unix.P_PID, command.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
 		continue
 	}

@@ -69,7 +69,7 @@ func (d *document) note(name string, got reading) {
 func (f *form) label(one line, at int) (longest span, ok bool) {
 	for i, entry := range f.entries {
 		for label := range strings.SplitSeq(entry.labels, "|") {
-			if to := starts(one, at, strings.Fields(label)); to > longest.to {
+			if to := starts(one, at, joined(label)); to > longest.to {
 				longest, ok = span{from: at, to: to, entry: i}, true
 			}
 		}
@@ -77,27 +77,18 @@ func (f *form) label(one line, at int) (longest span, ok bool) {
 	return longest, ok
 }
 
-// starts gives the end of a label that begins with the word at; 0: it does not. Words without a letter are passed over.
-func starts(one line, at int, label []string) int {
+// starts gives the end of a label that begins with the word at; 0: it does not. Spaces are often read where none are, and the other
+// way round, so only letters count.
+func starts(one line, at int, label string) int {
 	if plain(one[at].text) == "" {
 		return 0
 	}
-	for ; at < len(one); at++ {
-		text := plain(one[at].text)
-		if text == "" {
-			continue
-		}
-		if !alike(text, label[0]) {
-			return 0
-		}
-		if label = label[1:]; len(label) == 0 {
-			break
+	for text := ""; at < len(one) && len(text) < len(label); at++ {
+		if text += plain(one[at].text); len(text) == len(label) && alike(text, label) {
+			return at + 1
 		}
 	}
-	if len(label) > 0 {
-		return 0
-	}
-	return at + 1
+	return 0
 }
 
 // plain is a text without case and punctuation.
@@ -110,7 +101,7 @@ func plain(text string) string {
 	}, text)
 }
 
-// alike forgives one wrong letter in a word of five or more.
+// alike forgives one wrong letter of five or more.
 func alike(text, label string) bool {
 	if text == label {
 		return true
@@ -175,7 +166,12 @@ func (f *form) below(s span) []word {
 	if next := f.end(s.line, s.to); next < len(own) {
 		limit = own[next].box.Min.X
 	}
-	return f.under(own[s.from:s.to], limit)
+	// A label in two languages begins with the other one.
+	from := s.from
+	for from > 0 && strings.HasSuffix(own[from-1].text, "/") {
+		from--
+	}
+	return f.under(own[from:s.to], limit)
 }
 
 // under gives the nearest line below words, and what of it stands between their left edge and a limit.
@@ -243,9 +239,18 @@ func (f *form) block(name string) {
 	}
 }
 
-// fields are what was found, as it is told.
-func (d *document) fields() map[string]Field {
+// enoughWords is more than any document with fields has; a file may have a million, each of them a label.
+const enoughWords = 2000
+
+// fields are what a document of a type says, as it is told.
+func (d *document) fields(documentType string) map[string]Field {
 	fields := map[string]Field{}
+	read := readers[documentType]
+	if read == nil {
+		return fields
+	}
+	d.shorten(enoughWords)
+	read(d)
 	for name, got := range d.found {
 		least := float64(sureText)
 		if got.number {

@@ -3,11 +3,11 @@ package ocr
 import "regexp"
 
 var licenceForm = []entry{
-	{"licenseNumber", "dl no|d l no|licence no|license no|driving licence no|driving license no|licence number|license number|no", licenceNumber},
+	{"licenseNumber", "dl no|licence no|license no|driving licence no|driving license no|licence number|license number|no", licenceNumber},
 	{"fullName", "name|full name|name of holder", name},
 	{"dateOfBirth", "date of birth|dob|birth date", birth},
-	{"fatherHusbandName", "s d w of|sdw of|son daughter wife of|s d w|sdw|fathers name|fathers husbands name|father husband name", name},
-	{"bloodGroup", "blood group|bg|b g|blood", pattern(`(?i)\b((?:A|B|AB|O) ?[+-](?: ?ve)?)`)},
+	{"fatherHusbandName", "s d w of|son daughter wife of|s d w|fathers name|fathers husbands name|father husband name", name},
+	{"bloodGroup", "blood group|bg|blood", pattern(`(?i)\b((?:A|B|AB|O) ?[+-](?: ?ve)?)`)},
 	{"vehicleClasses", "cov|class of vehicle|class of vehicles|vehicle class|vehicle classes|classes of vehicle", text},
 	{"issueDate", "date of issue|issue date|doi|issued on|date of first issue", date},
 	{"validityFrom", "valid from|validity from", date},
@@ -20,14 +20,22 @@ var licenceForm = []entry{
 	{"", "organ donor|signature|holders signature|emergency contact", nil},
 }
 
-// indianLicence is the number as the states give them since 2011: state, office, year, seven digits.
-var indianLicence = regexp.MustCompile(`^[A-Z]{2}[ -]?\d{2}[A-Z]?[ /-]{0,2}(?:19|20)\d{2}[ /-]?\d{7}$`)
+var (
+	// indianLicence is the number as the states give them since 2011: state, office, year, seven digits.
+	indianLicence = shaped("AA9999999999999")
+	otherLicence  = pattern(`\b[A-Z]{0,3}[A-Z0-9]*[ /-]{0,2}\d[A-Z0-9/-]{3,}(?:[ -]\d{4,})?`)
+)
 
-// licenceNumber is whatever stands beside the label, down to where there are no digits. Other states and older ones have
-// others; those are doubtful.
+// licenceNumber is what stands beside the label. Other states give other numbers, and older ones have no one form: those are
+// doubtful.
 func licenceNumber(words []word) (reading, bool) {
-	got, ok := pattern(`\b[A-Z]{0,3}[A-Z0-9]*[ /-]{0,2}\d[A-Z0-9/-]{3,}(?:[ -]\d{4,})?`)(words)
-	got.number, got.doubtful = true, !indianLicence.MatchString(got.value)
+	if got, ok := indianLicence(words); ok {
+		year := got.value[4:6]
+		got.doubtful = got.doubtful || year != "19" && year != "20"
+		return got, true
+	}
+	got, ok := otherLicence(words)
+	got.number, got.doubtful = true, true
 	return got, ok
 }
 

@@ -97,9 +97,6 @@ func rows(lines []line) []row {
 // mostRows are looked at, from the end, which is where zones stand.
 const mostRows = 16
 
-// hasZone says whether a picture is worth another look for one.
-func hasZone(lines []line) bool { return len(rows(lines)) > 0 }
-
 // weight is the value of a letter in check digits.
 func weight(letter byte) int {
 	switch {
@@ -156,6 +153,7 @@ type attempt struct {
 	words  []line
 	holds  []bool // by check
 	score  int
+	rival  bool // another number is as likely
 }
 
 func (a *attempt) get(p place) string { return a.rows[p.row][p.from:p.to] }
@@ -178,12 +176,12 @@ func (a *attempt) judge() {
 	if number := a.layout.checks[0]; !a.check(number) {
 		if fixed := confused(a.get(a.layout.number), a.get(number.digit)[0]); fixed != "" {
 			a.set(a.layout.number, fixed)
+			a.score -= 2
 		}
 	}
 	for _, c := range a.layout.checks {
-		a.holds = append(a.holds, a.check(c))
-	}
-	for _, holds := range a.holds {
+		holds := a.check(c)
+		a.holds = append(a.holds, holds)
 		if holds {
 			a.score += 10
 		}
@@ -202,48 +200,38 @@ func (a *attempt) check(c check) bool {
 		text += a.get(p)
 	}
 	said := a.get(c.digit)
-	// An optional part that is empty has a filler for a digit.
-	return said[0] == checkDigit(text) || said == "<" && strings.Trim(text, "<") == ""
+	if strings.Trim(text, "<") == "" {
+		// A part that is empty has a filler for a digit, or the zero; the first three are not.
+		return len(a.holds) >= 3 && strings.Contains("<0", said)
+	}
+	return said[0] == checkDigit(text)
 }
 
 // pairs are what is taken for each other.
 var pairs = map[byte]byte{'O': '0', '0': 'O', 'I': '1', '1': 'I', 'B': '8', '8': 'B', 'S': '5', '5': 'S', 'Z': '2', '2': 'Z'}
 
-// confused gives the only text that differs in such letters and has the digit; "" where there are none or more: then it is not
-// proven. The fewer letters differ, the better.
-func confused(text string, digit byte) string {
-	for wrong := 1; wrong <= 2; wrong++ {
-		var fits []string
-		var try func(from, left int, text []byte)
-		try = func(from, left int, text []byte) {
-			if left == 0 {
-				if checkDigit(string(text)) == digit {
-					fits = append(fits, string(text))
-				}
-				return
-			}
-			for i := from; i < len(text); i++ {
-				if other, known := pairs[text[i]]; known {
-					changed := slices.Clone(text)
-					changed[i] = other
-					try(i+1, left-1, changed)
-				}
-			}
+// confused gives the only text that differs in one such letter and has the digit; "" where there are none or more, for then nothing is
+// proven. Of two letters there are always some that happen to fit.
+func confused(text string, digit byte) (fits string) {
+	for i := range len(text) {
+		other, known := pairs[text[i]]
+		if !known {
+			continue
 		}
-		try(0, wrong, []byte(text))
-		if len(fits) == 1 {
-			return fits[0]
-		}
-		if len(fits) > 1 {
-			return ""
+		if changed := text[:i] + string(other) + text[i+1:]; checkDigit(changed) == digit {
+			if fits != "" {
+				return ""
+			}
+			fits = changed
 		}
 	}
-	return ""
+	return fits
 }
 
 // readZone finds the zone among lines; printed says whether a text is printed elsewhere on the page, which decides
 // between readings that no check tells apart.
-func readZone(lines []line, printed func(string) bool) (best *attempt) {
+func readZone(lines []line, printed func(string) bool) *attempt {
+	var attempts []*attempt
 	found := rows(lines)
 	for i := range layouts {
 		l := &layouts[i]
@@ -253,24 +241,40 @@ func readZone(lines []line, printed func(string) bool) (best *attempt) {
 			}
 			for _, rows := range l.combine(found[from : from+l.rows]) {
 				a := &attempt{layout: l, rows: rows}
-				for _, one := range found[from : from+l.rows] {
+				for i, one := range found[from : from+l.rows] {
 					a.words = append(a.words, one.words)
+					if i != l.names {
+						a.score -= effort(one.text, rows[i])
+					}
 				}
 				a.judge()
 				if printed(strings.Trim(a.get(l.number), "<")) {
 					a.score += 5
 				}
-				if best == nil || a.score > best.score {
-					best = a
-				}
+				attempts = append(attempts, a)
 			}
 		}
 	}
+	if len(attempts) == 0 {
+		return nil
+	}
+	best := slices.MaxFunc(attempts, func(a, b *attempt) int { return a.score - b.score })
+	best.rival = slices.ContainsFunc(attempts, func(a *attempt) bool {
+		return a.score >= best.score-1 && a.get(a.layout.number) != best.get(best.layout.number)
+	})
 	// A zone of which less holds than two checks is more likely none.
-	if best == nil || best.score < 20 {
+	if best.score < 20 {
 		return nil
 	}
 	return best
+}
+
+// effort is how far a row is from what was read. Something before or behind it is likelier than a letter too many within.
+func effort(read, row string) int {
+	if strings.Contains(read, row) {
+		return len(read) - len(row)
+	}
+	return 2 * max(1, len(read)-len(row), len(row)-len(read))
 }
 
 // combine gives each choice of widths for some rows. That of the names has no checks to choose by, and fillers at its end.
@@ -310,7 +314,9 @@ func (a *attempt) zone() zone {
 	l := a.layout
 	z := zone{text: strings.Join(a.rows, "\n")}
 	z.number = a.reading(l.number, strings.Trim(a.get(l.number), "<"), 0)
-	z.number.number = true
+	if z.number.number = true; a.rival {
+		z.number.doubtful, z.number.proven = true, 0
+	}
 	z.birth, z.expiry = a.reading(l.birth, "", 1), a.reading(l.expiry, "", 2)
 	z.birth.date(a.get(l.birth), true)
 	z.expiry.date(a.get(l.expiry), false)
@@ -348,10 +354,7 @@ func (d *document) zone(fields func(zone) map[string]reading) {
 			return slices.ContainsFunc(one, func(w word) bool { return strings.ToUpper(w.text) == text })
 		})
 	}
-	best := readZone(d.zones, printed)
-	if other := readZone(d.lines, printed); best == nil || other != nil && other.score > best.score {
-		best = other
-	}
+	best := readZone(d.lines, printed)
 	if best == nil {
 		return
 	}
@@ -370,7 +373,7 @@ func (d *document) zone(fields func(zone) map[string]reading) {
 
 // proof is the confidence of a zone of which every check holds; 0: one does not.
 func (a *attempt) proof() float64 {
-	if slices.Contains(a.holds, false) {
+	if a.rival || slices.Contains(a.holds, false) {
 		return 0
 	}
 	return provenByCheck

@@ -123,9 +123,6 @@ func (r *Reader) Missing(ctx context.Context) error {
 	return nil
 }
 
-// enoughWords is more than any of these documents has; a file may have a million, each of them a label.
-const enoughWords = 2000
-
 // readers are the types of documents that there is something to read in, with what finds their fields; nil: text only.
 var readers = map[string]func(*document){
 	"aadhaar": readAadhaar, "pan_card": readPAN, "passport": readPassport, "driving_license": readLicence,
@@ -161,7 +158,7 @@ func (r *Reader) Read(ctx context.Context, path, mimeType, documentType string) 
 	defer os.RemoveAll(dir)
 	limited, cancel := context.WithTimeoutCause(ctx, r.options.Timeout, ErrTooLong)
 	defer cancel()
-	d := &document{zoned: documentType == "passport" || documentType == "visa"}
+	d := &document{}
 	if mimeType == typePDF {
 		err = r.readPDF(limited, dir, path, d)
 	} else {
@@ -170,14 +167,10 @@ func (r *Reader) Read(ctx context.Context, path, mimeType, documentType string) 
 	if err != nil {
 		return Result{}, err
 	}
-	result := Result{Text: d.text(), Confidence: d.confidence(), Pages: d.pages, Fields: map[string]Field{}}
+	result := Result{Text: d.text(), Confidence: d.confidence(), Pages: d.pages}
 	if int64(len(result.Text)) > r.options.Output {
 		return Result{}, fmt.Errorf("%w: its text has more than %d bytes", ErrTooLarge, r.options.Output)
 	}
-	if read := readers[documentType]; read != nil {
-		d.shorten(enoughWords)
-		read(d)
-		result.Fields = d.fields()
-	}
+	result.Fields = d.fields(documentType)
 	return result, nil
 }

@@ -30,10 +30,8 @@ const apart = 1 << 20
 // document is all pages, and what was found there.
 type document struct {
 	lines  []line
-	breaks []int  // where pages end in lines
-	pages  int    // as many were read
-	zoned  bool   // it is of a type with a machine-readable zone
-	zones  []line // as they are read when nothing else is looked for
+	breaks []int // where pages end in lines
+	pages  int   // as many were read
 	found  map[string]reading
 }
 
@@ -53,8 +51,8 @@ func (d *document) add(lines []line) {
 	d.breaks = append(d.breaks, len(d.lines))
 }
 
-// glued are places between a label and what stands beside it without a space: "DOB:17/05/2001", "wefafa/DOB".
-var glued = regexp.MustCompile(`^(.*[\pL.)]:|[^\d:]{3,}/)([\pL\d].+)$`)
+// glued are places between a label and what stands beside it without a space: "DOB:17/05/2001", "wefafa/DOB", "No.AB12".
+var glued = regexp.MustCompile(`^(.*[\pL.)]:|[^\d:]{3,}/|(?i:no)\.+)[-.]*([\pL\d].+)$`)
 
 // split takes apart a label and its value, so that each word is one of them.
 func (w word) split() []word {

@@ -3,7 +3,7 @@ package ocr
 var passportForm = []entry{
 	{"passportNumber", "passport no|passport number|passport nr", travelNumber},
 	{"surname", "surname", name},
-	{"given", "given name|given names|given name s|forenames", name},
+	{"given", "given name|given names|forenames", name},
 	{"fullName", "full name|name", name},
 	{"nationality", "nationality", name},
 	{"sex", "sex", sex},

@@ -72,6 +72,9 @@ func (r *Reader) pageSizes(ctx context.Context, dir, path string) ([]float64, er
 	for _, found := range pageSize.FindAllSubmatch(printed, -1) {
 		width, _ := strconv.ParseFloat(string(found[2]), 64)
 		height, _ := strconv.ParseFloat(string(found[3]), 64)
+		if width*height <= 0 {
+			return nil, fmt.Errorf("%w: there is no page %s", ErrUnreadable, found[1])
+		}
 		sizes = append(sizes, width*height*resolution*resolution/points/points)
 	}
 	if len(sizes) != pages || pages == 0 {

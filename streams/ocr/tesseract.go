@@ -14,9 +14,6 @@ const (
 	verbose = 16
 )
 
-// zoneLetters are all that a machine-readable zone is printed with.
-const zoneLetters = "tessedit_char_whitelist=ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789<"
-
 // recognize adds a picture as a page. Mode 1 finds out by itself which way is up, and wants some letters for that: cards have
 // few. Where the result is poor, mode 6 takes the page for a block of text, which reads what mode 1 held for a picture.
 func (r *Reader) recognize(ctx context.Context, dir, path string, d *document) error {
@@ -34,18 +31,12 @@ func (r *Reader) recognize(ctx context.Context, dir, path string, d *document) e
 		}
 	}
 	d.add(lines)
-	if !d.zoned || !hasZone(lines) {
-		return nil
-	}
-	// The languages know no such words, and would rather see others.
-	zones, err := r.words(ctx, dir, path, "1", "-c", zoneLetters)
-	d.zones = append(d.zones, zones...)
-	return err
+	return nil
 }
 
-func (r *Reader) words(ctx context.Context, dir, path, mode string, more ...string) ([]line, error) {
-	arguments := append([]string{path, "stdout", "-l", r.options.Languages, "--psm", mode, "-c", "min_characters_to_try=10"}, more...)
-	table, err := r.output(ctx, dir, verbose*r.options.Output, "tesseract", append(arguments, "tsv")...)
+func (r *Reader) words(ctx context.Context, dir, path, mode string) ([]line, error) {
+	table, err := r.output(ctx, dir, verbose*r.options.Output, "tesseract",
+		path, "stdout", "-l", r.options.Languages, "--psm", mode, "-c", "min_characters_to_try=10", "tsv")
 	if err != nil {
 		return nil, err
 	}

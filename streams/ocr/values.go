@@ -217,22 +217,17 @@ func shaped(shape string) kind {
 func fit(text, shape string) (value string, repairs int) {
 	var out strings.Builder
 	for i := range len(text) {
-		letter, fixed := text[i:i+1], text[i:i+1]
-		switch isDigit := letter >= "0" && letter <= "9"; {
-		case shape[i] == '9' && !isDigit:
-			fixed = asDigit.Replace(letter)
-		case shape[i] == 'A' && isDigit:
-			fixed = asLetter.Replace(letter)
-		case shape[i] == 'A' && (letter < "A" || letter > "Z"):
-			return "", len(shape) + 1
-		default:
-			out.WriteString(letter)
-			continue
+		letter := text[i : i+1]
+		fixed, fits := asLetter.Replace(letter), func(r byte) bool { return r >= 'A' && r <= 'Z' }
+		if shape[i] == '9' {
+			fixed, fits = asDigit.Replace(letter), func(r byte) bool { return r >= '0' && r <= '9' }
 		}
-		if fixed == letter {
+		if !fits(fixed[0]) {
 			return "", len(shape) + 1
 		}
-		repairs++
+		if fixed != letter {
+			repairs++
+		}
 		out.WriteString(fixed)
 	}
 	return out.String(), repairs

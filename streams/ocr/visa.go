@@ -12,7 +12,7 @@ var visaForm = []entry{
 	{"durationOfStay", "duration of stay|duration|stay", text},
 	{"numberOfEntries", "no of entries|number of entries|entries", text},
 	{"surname", "surname", name},
-	{"given", "given name|given names|given name s", name},
+	{"given", "given name|given names", name},
 	{"fullName", "name|full name|applicant name|name of holder", name},
 	{"nationality", "nationality", name},
 	{"passportNumber", "passport no|passport number", travelNumber},
@@ -22,17 +22,21 @@ var visaForm = []entry{
 	{"", "remarks|annotation|signature|control number", nil},
 }
 
-// readVisa finds what is printed, and compares it with the machine-readable zone. The number there is that of the visa with some states,
-// of the passport with others: it confirms the one that it is equal to.
+// readVisa finds what is printed, and compares it with the machine-readable zone. The number there is that of the visa with some
+// states, of the passport with others: the one that it resembles.
 func readVisa(d *document) {
 	d.fill(visaForm)
 	d.wholeName()
 	d.zone(func(z zone) map[string]reading {
+		fields := map[string]reading{"sex": z.sex, "dateOfBirth": z.birth, "expiryDate": z.expiry}
 		number := "visaNumber"
-		if same(d.found["passportNumber"].value, z.number.value) {
+		if blind(d.found["passportNumber"].value, z.number.value) {
 			number = "passportNumber"
 		}
-		return map[string]reading{number: z.number, "sex": z.sex, "dateOfBirth": z.birth, "expiryDate": z.expiry}
+		if found := d.found[number].value; found == "" || blind(found, z.number.value) {
+			fields[number] = z.number
+		}
+		return fields
 	})
 	d.follow("issueDate", "expiryDate")
 }
