@@ -1,4 +1,4 @@
-# The binary is static, so the image needs nothing but certificates for TLS to Postgres.
+# The binary is static, so the image needs nothing but certificates for TLS to Postgres, and what documents are read with.
 FROM golang:1.26-alpine AS build
 WORKDIR /src
 COPY go.mod go.sum ./
@@ -13,7 +13,7 @@ ARG VERSION=""
 RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.release=${VERSION}" -o /sluice ./cmd/sluice
 
 FROM alpine:3.22
-RUN apk add --no-cache ca-certificates && adduser -D -H -u 10001 sluice
+RUN apk add --no-cache ca-certificates poppler-utils tesseract-ocr tesseract-ocr-data-eng tesseract-ocr-data-osd && adduser -D -H -u 10001 sluice
 COPY --from=build /sluice /usr/local/bin/sluice
 USER sluice
 # The image brings no Postgres: DATABASE_URL and SLUICE_JWT_SECRET are required. The admin listener stays on the

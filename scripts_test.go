@@ -27,10 +27,12 @@ var stubs = map[string]string{
 			[ "$1" != -o ] || { printf '#!/bin/sh\necho "sluice $*, SLUICE_LISTEN=$SLUICE_LISTEN"\n' >"$2"; chmod +x "$2"; }
 			shift
 		done`,
-	"id":   `echo "$ID_SAYS"`,
-	"sudo": `exec "$@"`,
+	"id": `echo "$ID_SAYS"`,
+	"sudo": `[ "$1" != -n ] || shift
+		exec "$@"`,
 	"apt-get": `cat "$SLUICE_PG_CONFIG/createcluster.conf" >>"$CALLS" 2>/dev/null
 		cat "$SLUICE_SBIN/policy-rc.d" >>"$CALLS" 2>/dev/null; :`,
+	"tesseract": ``, "pdfinfo": ``, "pdftotext": ``, "pdftoppm": ``,
 	"initdb": ``, "gcc": ``, "pgbouncer": ``, "nginx": ``, "haproxy": ``, "update-rc.d": ``,
 	"curl": ``, "chromium": ``, "node": `echo "$NODE_SAYS"`,
 	"npm": `[ "$1" != ci ] || { rm -rf node_modules; mkdir node_modules; exit; }
@@ -41,6 +43,9 @@ var stubs = map[string]string{
 
 // clients are what is on every machine that tests but those of TestInstallClients.
 var clients = []string{"curl", "chromium", "node", "npm"}
+
+// documents are what documents are read with; they are on every machine but those of TestInstallReaders.
+var documents = []string{"tesseract", "pdfinfo", "pdftotext", "pdftoppm"}
 
 // newMachine has the stubs named, Go 1.26, and an ordinary user, unless the environment is told otherwise.
 func newMachine(t *testing.T, names ...string) *machine {
@@ -149,7 +154,7 @@ func TestInstall(t *testing.T) {
 		{name: "no apt-get", stubs: "go id sudo", status: 1, says: []string{"Missing: postgresql", "initdb", "package manager"}, spares: []string{modules, "sudo"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m := newMachine(t, slices.Concat(strings.Fields(c.stubs), clients)...)
+			m := newMachine(t, slices.Concat(strings.Fields(c.stubs), clients, documents)...)
 			if c.env != "" {
 				m.env = append(m.env, c.env)
 			}
@@ -181,7 +186,7 @@ func TestInstall(t *testing.T) {
 // TestInstallClients installs what tests read with: from Debian what is missing, from npm what the lock file says, once.
 func TestInstallClients(t *testing.T) {
 	const ci, newer = "npm ci ", "npm install --no-save --no-audit --no-fund --loglevel=error node@20."
-	base := []string{"go", "id", "apt-get", "initdb", "gcc", "pgbouncer", "nginx", "haproxy"}
+	base := slices.Concat([]string{"go", "id", "apt-get", "initdb", "gcc", "pgbouncer", "nginx", "haproxy"}, documents)
 	for _, c := range []struct {
 		name   string
 		has    []string
@@ -268,9 +273,67 @@ func TestLockFile(t *testing.T) {
 	}
 }
 
+// TestInstallReaders needs what documents are read with for tests, and tries to install it to run, but runs without.
+func TestInstallReaders(t *testing.T) {
+	const (
+		tesseract = " tesseract-ocr tesseract-ocr-eng tesseract-ocr-osd"
+		packages  = tesseract + " poppler-utils"
+		install   = "apt-get install -y -qq --no-install-recommends"
+		modules   = "go mod download"
+		warning   = "Documents are kept but not read."
+	)
+	base := slices.Concat([]string{"go", "id", "initdb", "gcc", "pgbouncer", "nginx", "haproxy"}, clients)
+	for _, c := range []struct {
+		name   string
+		has    []string
+		env    string
+		flag   string
+		fails  bool // apt-get
+		status int
+		says   []string
+		calls  []string // in this order
+		spares []string
+	}{
+		{name: "to test", has: []string{"apt-get"}, flag: "--test", calls: []string{install + packages, modules}, spares: []string{warning}},
+		{name: "to test, Poppler", has: []string{"apt-get", "tesseract", "pdfinfo"}, flag: "--test", calls: []string{install + " poppler-utils", modules}, spares: []string{"tesseract-ocr"}},
+		{name: "to test, not to be had", has: []string{"apt-get"}, flag: "--test", fails: true, status: 100, spares: []string{modules}},
+		{name: "to test, no apt-get", flag: "--test", status: 1, says: []string{"Missing:" + packages, "Tesseract"}, spares: []string{modules}},
+		{name: "to run", has: []string{"apt-get"}, says: []string{"Installing" + packages}, calls: []string{"apt-get update", install + packages, modules}, spares: []string{warning}},
+		{name: "to run, Tesseract", has: []string{"apt-get", "pdfinfo", "pdftotext", "pdftoppm"}, calls: []string{install + tesseract, modules}, spares: []string{"poppler"}},
+		{name: "to run, by sudo", has: []string{"apt-get", "sudo"}, env: "ID_SAYS=1000", calls: []string{"sudo -n apt-get update", "sudo -n env", install + packages, modules}},
+		{name: "to run, not to be had", has: []string{"apt-get"}, fails: true, says: []string{warning + " Missing:" + packages}, calls: []string{modules}},
+		{name: "to run, neither root nor sudo", has: []string{"apt-get"}, env: "ID_SAYS=1000", says: []string{warning}, calls: []string{modules}, spares: []string{"apt-get"}},
+		{name: "to run, no apt-get", says: []string{warning}, calls: []string{modules}, spares: []string{"not found"}},
+		{name: "to run, all there", has: append(documents, "apt-get"), calls: []string{modules}, spares: []string{"apt-get", warning}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newMachine(t, slices.Concat(base, c.has)...)
+			m.env = append(m.env, "ID_SAYS=0", c.env)
+			if c.fails {
+				m.write("path/apt-get", "#!/bin/sh\nexit 100\n")
+			}
+			printed, calls, status := m.run(append([]string{filepath.Join(m.dir, "scripts/install.sh")}, strings.Fields(c.flag)...)...)
+			if status != c.status {
+				t.Errorf("status %d: %s", status, printed)
+			}
+			for _, want := range c.says {
+				if !strings.Contains(printed, want) {
+					t.Errorf("it does not say %q: %s", want, printed)
+				}
+			}
+			expectCalls(t, calls, c.calls)
+			for _, never := range c.spares {
+				if strings.Contains(printed+calls, never) {
+					t.Errorf("%q must not be:\n%s%s", never, printed, calls)
+				}
+			}
+		})
+	}
+}
+
 // TestInstallFindsPostgres looks where Debian puts it, which is on nobody's PATH.
 func TestInstallFindsPostgres(t *testing.T) {
-	m := newMachine(t, "go", "apt-get", "sudo", "id")
+	m := newMachine(t, append(documents, "go", "apt-get", "sudo", "id")...)
 	if err := os.MkdirAll(filepath.Join(m.dir, "places/17/bin"), 0o755); err != nil {
 		t.Fatal(err)
 	}

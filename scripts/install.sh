@@ -38,6 +38,16 @@ for one in pgbouncer nginx haproxy; do
 	fi
 done
 missing="$missing$services"
+# What documents are read with. The server runs without; the tests do not.
+readers=""
+have tesseract || readers=" tesseract-ocr tesseract-ocr-eng tesseract-ocr-osd"
+for one in pdfinfo pdftotext pdftoppm; do
+	have "$one" || { readers="$readers poppler-utils" && break; }
+done
+if [ "${1:-}" = --test ]; then
+	missing="$missing$readers"
+	readers=""
+fi
 # The clients that tests read with; what of them comes from npm follows below.
 if [ "${1:-}" = --test ]; then
 	have node || missing="$missing nodejs"
@@ -47,7 +57,7 @@ if [ "${1:-}" = --test ]; then
 fi
 
 if [ -n "$missing" ]; then
-	have apt-get || fail "Missing:$missing. Install the Postgres server (initdb, postgres), a C compiler, PgBouncer, nginx, HAProxy, curl, Chromium and Node with npm (where it is older than 20, the tests take what npx node@20 runs) with your package manager; only apt-get is known here."
+	have apt-get || fail "Missing:$missing. Install the Postgres server (initdb, postgres), a C compiler, PgBouncer, nginx, HAProxy, Tesseract (with eng and osd), Poppler's utilities, curl, Chromium and Node with npm (where it is older than 20, the tests take what npx node@20 runs) with your package manager; only apt-get is known here."
 	# Debian would start a cluster of its own for everybody; Sluice starts a private one.
 	config=${SLUICE_PG_CONFIG:-/etc/postgresql-common}
 	quiet=""
@@ -76,6 +86,22 @@ if [ -n "$missing" ]; then
 	for one in $services; do
 		$as update-rc.d "$one" disable
 	done
+fi
+
+# Nobody is asked for a password for what the server runs without.
+read_documents() {
+	have apt-get || return 1
+	as=""
+	if [ "$(id -u)" -ne 0 ]; then
+		have sudo || return 1
+		as="sudo -n"
+	fi
+	echo "Installing$readers"
+	# shellcheck disable=SC2086 # a list of packages
+	$as apt-get update -qq && $as env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $readers
+}
+if [ -n "$readers" ] && ! read_documents; then
+	echo "Documents are kept but not read. Missing:$readers" >&2
 fi
 
 go mod download
