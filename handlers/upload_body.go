@@ -60,7 +60,9 @@ func (s *Server) uploads(h handler) http.HandlerFunc {
 }
 
 // paced has the body come at some pace from now on, and not be longer than length, where that is not -1.
-func (b *uploadBody) paced(patience time.Duration, length int64) { b.patience, b.most = patience, length }
+func (b *uploadBody) paced(patience time.Duration, length int64) {
+	b.patience, b.most = patience, length
+}
 
 // Close implements io.Closer.
 func (b *uploadBody) Close() error { return b.from.Close() }

@@ -149,8 +149,10 @@ func TestUploadByPut(t *testing.T) {
 		{"another size alone", "PUT", "", []string{"Content-Range", "bytes */99"}, 400, []string{"type", "inconsistent-upload-length"}},
 		{"coded", "PUT", f[30:], at(30, 100, "Content-Encoding", "gzip"), 415, []string{"Accept-Encoding", "identity"}},
 		{"the rest, its end open", "PUT", f[30:50], []string{"Content-Range", "bytes 30-*/100"}, 204, []string{"Upload-Offset", "50"}},
-		{"the last", "PUT", f[50:], at(50, 100, "Content-Digest", sum(f[50:]), "Repr-Digest", sum(f)), 200,
-			[]string{"Upload-Offset", "100", "Upload-Complete", "?1", "Repr-Digest", sum(f), "state", "ready", "Upload-Expires", "-"}},
+		{
+			"the last", "PUT", f[50:], at(50, 100, "Content-Digest", sum(f[50:]), "Repr-Digest", sum(f)), 200,
+			[]string{"Upload-Offset", "100", "Upload-Complete", "?1", "Repr-Digest", sum(f), "state", "ready", "Upload-Expires", "-"},
+		},
 		{"the last once more", "PUT", f[50:], at(50, 100, "Content-Digest", sum(f[50:])), 200, []string{"Upload-Offset", "100", "state", "ready"}},
 		{"a chunk before", "PUT", f[:10], at(0, 10), 409, []string{"Upload-Offset", "100"}},
 		{"nothing more", "PUT", "", []string{"Content-Range", "bytes */100"}, 200, []string{"state", "ready"}},
@@ -172,7 +174,8 @@ func TestUploadUnknownSize(t *testing.T) {
 	for what, steps := range map[string][]step{
 		"by a chunk with a size": {begun, {"", "PUT", f[20:], []string{"Content-Range", span(20, 30, 30)}, 200, []string{"state", "ready"}}},
 		"by nothing": {
-			begun, {"", "PUT", f[20:], []string{"Content-Range", span(20, 30, -1)}, 204, nil},
+			begun,
+			{"", "PUT", f[20:], []string{"Content-Range", span(20, 30, -1)}, 204, nil},
 			{"", "PUT", "", []string{"Content-Range", "bytes */30"}, 200, []string{"state", "ready"}},
 		},
 		"by the rest":          {begun, {"", "PUT", f[20:], []string{"Content-Range", "bytes 20-*/*"}, 200, []string{"state", "ready", "Repr-Digest", sum(f)}}},

@@ -37,8 +37,10 @@ func TestUploadEvents(t *testing.T) {
 			`"status":"failed","reason":"no OCR"}`},
 		{uploadFailedEvent(&guest), "documents", "upload_failed", "document", "upload-u0-failed", "u0", `{` + about +
 			`"status":"failed","reason":"the digest is another one"}`},
-		{uploadExpiredEvent(&unknown), "documents", "upload_expired", "document", "upload-u0-expired", "u0",
-			`{"documentId":"u0","filename":"a \"b\".png","status":"expired"}`},
+		{
+			uploadExpiredEvent(&unknown), "documents", "upload_expired", "document", "upload-u0-expired", "u0",
+			`{"documentId":"u0","filename":"a \"b\".png","status":"expired"}`,
+		},
 	} {
 		e := one.draft
 		if e.Service != one.service || e.Type != one.kind || e.EntityType != one.entity || e.EntityID != one.of || e.ID != one.id || !e.IDGiven {
