@@ -33,16 +33,18 @@ type uploadBody struct {
 	set      time.Time     // when the deadline was set
 	waited   time.Duration // within the window
 	came     int64         // bytes within it
+	broken   bool          // reading has failed: nothing sensible follows
 
 	mu    sync.Mutex
-	ended bool // guarded by mu: the deadline is not the body's any more
-	cut   bool // guarded by mu
+	whole bool // guarded by mu: all has been read
+	over  bool // guarded by mu: nobody reads any more, and the deadline is not the body's
+	cut   bool // guarded by mu: it was interrupted
 }
 
 // uploads serves a request for an upload. An answer that refuses it goes out while the client still sends.
 func (s *Server) uploads(h handler) http.HandlerFunc {
 	return s.serve(func(w http.ResponseWriter, r *http.Request) error {
-		body := &uploadBody{from: r.Body, control: http.NewResponseController(w), left: r.ContentLength, most: -1}
+		body := &uploadBody{from: r.Body, control: http.NewResponseController(w), left: r.ContentLength, most: -1, whole: r.ContentLength == 0}
 		copied := *r // net/http has to find its own body in r
 		copied.Body = body
 		err := h(w, &copied)
@@ -74,6 +76,7 @@ func (b *uploadBody) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := b.from.Read(p)
+	b.broken = err != nil && err != io.EOF
 	if b.left > 0 {
 		b.left -= int64(n)
 	}
@@ -96,6 +99,7 @@ func (b *uploadBody) Read(p []byte) (int, error) {
 	b.came += int64(n)
 	if b.patience > 0 && b.waited >= b.patience {
 		if float64(b.came) < b.waited.Seconds()*rateMinimum {
+			b.broken = true
 			return n, streams.ErrUploadSlow
 		}
 		b.waited, b.came = 0, 0
@@ -131,34 +135,41 @@ func (b *uploadBody) late() error {
 func (b *uploadBody) interrupt() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.ended && !b.cut {
+	if !b.whole && !b.over && !b.cut {
 		b.cut = true
 		_ = b.control.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
-// end gives the connection its deadline back: net/http watches it for a client that leaves, and the next request uses it.
+// end says that all has been read: net/http watches the connection for a client that leaves from now on, without a deadline.
 func (b *uploadBody) end() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.ended && !b.cut && b.patience > 0 {
+	if !b.whole && !b.cut && b.patience > 0 {
 		_ = b.control.SetReadDeadline(time.Time{})
 	}
-	b.ended = true
+	b.whole = true
+}
+
+// stop says that nobody reads any more.
+func (b *uploadBody) stop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over {
+		return
+	}
+	b.over = true
+	if !b.whole {
+		_ = b.control.SetReadDeadline(time.Now().Add(drainTime))
+	}
 }
 
 // leave lets an answer go out before the body has come. net/http reads up to 256 KiB of it first, to keep the connection; it is
 // not given long for that. What is longer, or nobody knows how long, is given up with the connection, and the answer goes
 // out at once. (Full duplex would do without either, but net/http then reads a next request while it still reads this one.)
 func (b *uploadBody) leave(w http.ResponseWriter, r *http.Request) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ended || b.left == 0 {
-		return
-	}
-	b.ended = true
-	_ = b.control.SetReadDeadline(time.Now().Add(drainTime))
-	if r.ProtoMajor == 1 && (b.left < 0 || b.left > drainSize) {
+	b.stop()
+	if r.ProtoMajor == 1 && !b.whole && (b.broken || b.left < 0 || b.left > drainSize) {
 		w.Header().Set("Connection", "close")
 	}
 }

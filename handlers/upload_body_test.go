@@ -19,7 +19,6 @@ type sender struct {
 	d      *door
 	before int64 // bytes that the server had read of other bodies
 	body   *io.PipeWriter
-	cancel context.CancelFunc
 	done   chan struct{} // closed with the answer
 	got    reply
 	err    error
@@ -39,7 +38,7 @@ func (d *door) sends(method, path, token string, length int64, headers ...string
 	for i := 0; i < len(headers); i += 2 {
 		request.Header.Set(headers[i], headers[i+1])
 	}
-	s := &sender{t: d.t, d: d, before: d.came.Load(), body: to, cancel: cancel, done: make(chan struct{})}
+	s := &sender{t: d.t, d: d, before: d.came.Load(), body: to, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
 		var response *http.Response
@@ -50,7 +49,7 @@ func (d *door) sends(method, path, token string, length int64, headers ...string
 		text, err := io.ReadAll(response.Body)
 		s.got, s.err = reply{response.StatusCode, response.Header, string(text)}, err
 	}()
-	d.t.Cleanup(func() { cancel(); to.Close(); <-s.done })
+	d.t.Cleanup(func() { cancel(); to.CloseWithError(context.Canceled); <-s.done })
 	return s
 }
 
@@ -102,6 +101,7 @@ func TestBodyOutlivesRequestTime(t *testing.T) {
 		s.send(f[:2000])
 		<-time.After(requestTime + 500*time.Millisecond)
 		s.send(f[2000:])
+		s.body.Close()
 		s.answer().wants(t, "a slow body", 200, "state", "ready")
 		d.ask("GET", path, user, "").wants(t, "the next request", 200) // over the same connection
 	})
@@ -184,7 +184,7 @@ func TestBodyIsCut(t *testing.T) {
 				s := d.sends("PUT", path, user, length, headers...)
 				s.send(f[:2000])
 				s.reads(2000)
-				s.cancel()
+				s.body.CloseWithError(context.Canceled)
 				<-s.done
 				d.ask("HEAD", path, user, "").wants(t, "HEAD then", 204, "Upload-Offset", offset)
 				d.ask("PUT", path, user, f, "Content-Range", span(0, len(f), len(f))).wants(t, "all of it then",
@@ -239,7 +239,7 @@ func TestExpectContinue(t *testing.T) {
 	t.Parallel()
 	d := openDoor(t)
 	user := mint(t, Claims{})
-	path := d.create(user, 9)
+	path := d.create(user, 90)
 	for offset, status := range map[int]int{1: 409, 0: 100} {
 		got := d.raw(fmt.Sprintf("PUT %s HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\nUpload-Offset: %d\r\n"+
 			"Authorization: Bearer %s\r\n\r\n", path, offset, user))

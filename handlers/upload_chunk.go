@@ -151,7 +151,7 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, d dialect, u st
 	if chunk.Length != 0 {
 		body := r.Body.(*uploadBody)
 		body.paced(s.readPatience, chunk.Length)
-		defer body.end() // before the request is over: its deadline is the next one's then
+		defer body.stop() // before the request is over: its deadline is the next one's then
 		chunk.Body, chunk.Interrupt, chunk.Progress = body, body.interrupt, d.progress(w, r)
 	}
 	// What has been read counts although its client has left.
