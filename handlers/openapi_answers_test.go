@@ -38,8 +38,8 @@ func (d *door) heads(path, token string, headers ...string) reply {
 	return reply{status: response.StatusCode, header: response.Header}
 }
 
-// slowly posts a body that does not come.
-func (d *door) slowly(token string) reply {
+// slowly sends a body that does not come.
+func (d *door) slowly(method, path, token string, headers ...string) reply {
 	d.t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(d.url, "http://"))
 	if err != nil {
@@ -47,8 +47,11 @@ func (d *door) slowly(token string) reply {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(patience))
-	fmt.Fprintf(conn, "POST /v2/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer %s\r\n"+
-		"Content-Length: 100\r\n\r\n{", token)
+	text := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 90\r\n", method, path, token)
+	for i := 0; i < len(headers); i += 2 {
+		text += headers[i] + ": " + headers[i+1] + "\r\n"
+	}
+	fmt.Fprint(conn, text+"\r\n{")
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		d.t.Fatal(err)
@@ -138,6 +141,7 @@ func TestOpenAPIAnswers(t *testing.T) {
 	c.streamHeads(d, user)
 	c.tickets(d)
 	c.old(d)
+	c.uploads()
 	c.elsewhere(d)
 	c.away(app, user)
 	if missing := slices.DeleteFunc(c.missing(), func(one string) bool {
@@ -279,7 +283,7 @@ func (c *contract) away(app, user string) {
 	c.keeps("POST", path, broken.publish(app, event))
 	c.keeps("GET", "/healthz/ready", broken.ask("GET", "/healthz/ready", "", ""))
 	broken.server.bodyTimeout = 50 * time.Millisecond
-	c.keeps("POST", path, broken.slowly(app))
+	c.keeps("POST", path, broken.slowly("POST", path, app, "Content-Type", "application/json"))
 
 	limited := openDoor(c.t, func(d *door) { d.server.PublishRate = 1 })
 	eventually(c.t, patience, "no limit of publishing", func() bool {
