@@ -17,7 +17,7 @@ var (
 	}
 	allowedHeaders = append([]string{
 		"Authorization", "Content-Type", "Content-Disposition", "Last-Event-ID", requestIDHeader, "X-HTTP-Method-Override",
-		"X-Requested-With", "X-Upload-Content-Length", "X-Upload-Content-Type",
+		"X-Upload-Content-Length", "X-Upload-Content-Type",
 	}, uploadHeaders...)
 	exposedHeaders = append([]string{
 		requestIDHeader, "Retry-After", "Location", "ETag", "Range", "Upload-Expires", "Tus-Version", "Tus-Extension", "Tus-Max-Size",
