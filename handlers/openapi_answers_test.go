@@ -76,6 +76,8 @@ func (defective) Append(context.Context, []store.Draft) ([]store.Appended, error
 var unheard = []string{
 	"GET /v2/realtime/metrics 500", "GET /v2/realtime/poll 500", "GET /v2/realtime/stream 500", "POST /v2/tickets 500",
 	"POST /v2/tickets 503", // the database does not answer
+	"GET /v2/uploads/{id}/progress 500", "GET /v2/uploads/{id}/content 500", "POST /v2/uploads/{id}/links 500",
+	"GET /v2/uploads/{id}/content 503", "POST /v2/uploads/{id}/links 503",
 }
 
 // TestOpenAPIAnswers provokes every answer that the document lists, and holds it against its description.
@@ -140,6 +142,7 @@ func TestOpenAPIAnswers(t *testing.T) {
 	}
 	c.streamHeads(d, user)
 	c.tickets(d)
+	c.uploadsRead()
 	c.old(d)
 	c.uploads()
 	c.elsewhere(d)

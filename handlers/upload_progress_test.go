@@ -27,11 +27,11 @@ type progressFrame struct {
 	wireProgress
 }
 
-// watch follows an upload until the test ends.
-func (d *door) watch(t *testing.T, path, token string, headers ...string) *watch {
-	t.Helper()
+// follow asks for the stream of an upload's progress, until the test ends.
+func (d *door) follow(path, token string, headers ...string) *http.Response {
+	d.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	t.Cleanup(cancel)
+	d.t.Cleanup(cancel)
 	request, _ := http.NewRequestWithContext(ctx, "GET", d.url+path+"/progress", nil)
 	request.Header.Set("Authorization", "Bearer "+token)
 	request.Header.Set("Accept", eventStream)
@@ -40,9 +40,16 @@ func (d *door) watch(t *testing.T, path, token string, headers ...string) *watch
 	}
 	response, err := d.client.Do(request)
 	if err != nil {
-		t.Fatal(err)
+		d.t.Fatal(err)
 	}
-	t.Cleanup(func() { response.Body.Close() })
+	d.t.Cleanup(func() { response.Body.Close() })
+	return response
+}
+
+// watch reads what follow gives.
+func (d *door) watch(t *testing.T, path, token string, headers ...string) *watch {
+	t.Helper()
+	response := d.follow(path, token, headers...)
 	return &watch{t, response, bufio.NewScanner(response.Body)}
 }
 
