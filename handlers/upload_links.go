@@ -93,7 +93,7 @@ func (s *Server) linkSignature(ctx context.Context, id, expires string) ([]byte,
 func (s *Server) linked(r *http.Request) (store.Upload, error) {
 	id, query := chi.URLParam(r, "id"), r.URL.Query()
 	expires := query.Get("expires")
-	given, err := base64.RawURLEncoding.Strict().DecodeString(query.Get("signature"))
+	given, err := base64.RawURLEncoding.DecodeString(query.Get("signature"))
 	if err != nil {
 		return store.Upload{}, problem(http.StatusForbidden, "the link's signature is not one")
 	}

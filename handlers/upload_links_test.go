@@ -73,17 +73,16 @@ func TestForgedLinks(t *testing.T) {
 	flipped := []byte(signature)
 	flipped[0] ^= 1
 	for what, one := range map[string]struct{ path, expires, signature string }{
-		"another time":        {path, strconv.FormatInt(at+1, 10), signature},
-		"a time written so":   {path, "0" + expires, signature},
-		"no time":             {path, "", signature},
-		"another upload":      {other, expires, signature},
-		"no upload":           {"/v2/uploads/" + strings.Repeat("a", 26), expires, signature},
-		"another signature":   {path, expires, string(flipped)},
-		"a part of it":        {path, expires, signature[:20]},
-		"no signature":        {path, expires, ""},
-		"no base64":           {path, expires, "%"},
-		"more behind it":      {path, expires, signature + "AAAA"},
-		"its last bits other": {path, expires, signature[:42] + string(signature[42]^1)},
+		"another time":      {path, strconv.FormatInt(at+1, 10), signature},
+		"a time written so": {path, "0" + expires, signature},
+		"no time":           {path, "", signature},
+		"another upload":    {other, expires, signature},
+		"no upload":         {"/v2/uploads/" + strings.Repeat("a", 26), expires, signature},
+		"another signature": {path, expires, string(flipped)},
+		"a part of it":      {path, expires, signature[:20]},
+		"no signature":      {path, expires, ""},
+		"no base64":         {path, expires, "%"},
+		"more behind it":    {path, expires, signature + "AAAA"},
 	} {
 		query := url.Values{"expires": {one.expires}, "signature": {one.signature}}
 		d.ask("GET", one.path+"/content?"+query.Encode(), user, "").wants(t, what, 403)

@@ -1,11 +1,11 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -364,35 +364,38 @@ func TestKnownDocument(t *testing.T) {
 	}
 }
 
-// TestSharedKey has many ask for keys at once, from two stores: those of one name get one key.
+// TestSharedKey has two instances ask for a key at once that nobody has made: both get the same one, and so does who comes later.
 func TestSharedKey(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
-	stores := []*Store{open(t, url), open(t, url)}
-	var mu sync.Mutex
-	keys := map[string][]string{}
+	db := connect(t, url)
+	tx := db.MustBegin()
+	execute(t, tx, `lock table sluice.keys in share mode`) // both find no key, and neither inserts one yet
+	keys := make([][]byte, 2)
 	var group sync.WaitGroup
-	for i := range 24 {
+	for i := range keys {
+		s := open(t, url)
 		group.Go(func() {
-			name := fmt.Sprint("key ", i%3)
-			key, err := stores[i/12].SharedKey(t.Context(), name)
-			if err != nil || len(key) != 32 {
-				t.Errorf("%d bytes, %v", len(key), err)
+			var err error
+			if keys[i], err = s.SharedKey(t.Context(), "links"); err != nil {
+				t.Error(err)
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			keys[name] = append(keys[name], string(key))
 		})
 	}
-	group.Wait()
-	all := map[string]bool{}
-	for name, list := range keys {
-		if slices.Sort(list); list[0] != list[len(list)-1] {
-			t.Errorf("%s has several keys", name)
-		}
-		all[list[0]] = true
+	wait(t, "both wait", func() bool {
+		return ask[int](t, db, `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) == 2
+	})
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
 	}
-	if len(all) != 3 {
-		t.Errorf("three names have %d keys", len(all))
+	group.Wait()
+	s := open(t, url)
+	third, err := s.SharedKey(t.Context(), "links")
+	other, err2 := s.SharedKey(t.Context(), "other")
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	if len(third) != 32 || !bytes.Equal(keys[0], third) || !bytes.Equal(keys[1], third) || bytes.Equal(third, other) {
+		t.Errorf("%x and %x, then %x; of another name %x", keys[0], keys[1], third, other)
 	}
 }

@@ -248,7 +248,7 @@ func TestDocumentsAreTriedAgain(t *testing.T) {
 		}
 		return ocr.Result{Text: "read\x00 at\xff last"}, nil
 	}
-	const backoff = 50 * time.Millisecond
+	const backoff = 300 * time.Millisecond // six of them are more than a worker sleeps where nobody wakes it
 	states := map[string]string{
 		"ever": "failed", "twice": "done", "long": "failed", "missing": "failed", "unreadable": "failed", "large": "failed",
 	}
@@ -385,10 +385,15 @@ func TestStolenClaim(t *testing.T) {
 	d := newReadingRoom(t)
 	d.read = untilEnd
 	d.arrive("u", "passport")
-	stop := d.instance("", streams.DocumentOptions{Workers: 1, Lease: 400 * time.Millisecond})
+	const lease = 12 * time.Second // which is renewed every 3, and given up after 9
+	stop := d.instance("", streams.DocumentOptions{Workers: 1, Lease: lease})
 	eventually(t, "nobody reads", func() bool { return len(d.seen()) == 1 })
+	stolen := time.Now()
 	d.execute(`update sluice.documents set claim = claim + 1, due = now() + interval '1 hour'`)
 	eventually(t, "the reading goes on", func() bool { return d.seen()[0].ended != nil })
+	if took := time.Since(stolen); took > lease/2 {
+		t.Errorf("it went on for %v", took)
+	}
 	stop()
 	if got := d.row("u"); got.State != "running" || got.Attempts != 1 || got.Events != 0 {
 		t.Errorf("%+v", got)
