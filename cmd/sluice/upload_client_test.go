@@ -193,7 +193,14 @@ func (u *uploader) request(method, path string, headers []string, body io.Reader
 		}
 		return nil
 	}}
-	request, err := http.NewRequestWithContext(httptrace.WithClientTrace(context.Background(), trace), method, u.base+path, struct{ io.Reader }{body})
+	sent := io.NopCloser(struct{ io.Reader }{body})
+	if closer, is := body.(io.Closer); is {
+		sent = struct {
+			io.Reader
+			io.Closer
+		}{body, closer}
+	}
+	request, err := http.NewRequestWithContext(httptrace.WithClientTrace(context.Background(), trace), method, u.base+path, sent)
 	if err != nil {
 		u.t.Fatal(err)
 	}
@@ -313,8 +320,11 @@ func (u *uploader) run(until int) {
 // runOn sends all bytes up to an offset, and asks for it anew whenever something fails, at these addresses in turn.
 func (u *uploader) runOn(until int, at ...string) {
 	u.t.Helper()
-	for u.offset < until {
-		if u.send(u.next(until), -1) != nil {
+	for failures := 0; u.offset < until; {
+		if err := u.send(u.next(until), -1); err != nil {
+			if failures++; failures > 100 {
+				u.t.Fatalf("%s: from %d on: %v", u.speech.name, u.offset, err)
+			}
 			u.lookAgain(at...)
 		}
 	}
@@ -361,13 +371,13 @@ func (u *uploader) lookAgain(at ...string) {
 	}
 }
 
-// resource is an upload as GET tells it.
-type resource struct {
+// standing is an upload as GET tells it.
+type standing struct {
 	ID, State, SHA256, Reason string
 	Offset, Size              int64
 }
 
-func (u *uploader) resource() (one resource) {
+func (u *uploader) stands() (one standing) {
 	u.t.Helper()
 	got, err := u.plain(http.MethodGet)
 	if err == nil && got.status != http.StatusOK {
@@ -385,7 +395,7 @@ func (u *uploader) resource() (one resource) {
 // arrived looks that the upload is ready and, where its bytes lie, that they are those of the file.
 func (u *uploader) arrived(shelf *shelf) {
 	u.t.Helper()
-	one, sum := u.resource(), hexSum(u.file)
+	one, sum := u.stands(), hexSum(u.file)
 	if one.State != "ready" || one.SHA256 != sum || one.Size != int64(len(u.file)) {
 		u.t.Fatalf("%s: the upload is %+v, not ready with %s", u.speech.name, one, sum)
 	}

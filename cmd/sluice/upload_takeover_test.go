@@ -131,7 +131,7 @@ func TestUploadTakeover(t *testing.T) {
 				busy = u.launch()
 				u.sent = 24 << 20
 				busy.send(u.file[1<<20 : u.sent])
-				until(t, "the body is not read", func() bool { return u.resource().Offset >= 8<<20 })
+				until(t, "the body is not read", func() bool { return u.stands().Offset >= 8<<20 })
 				u.acked = 8 << 20
 			}
 			if one.then != nil {
@@ -169,7 +169,7 @@ func TestUploadZombie(t *testing.T) {
 		zombie := u.launch()
 		u.sent = 16 << 20
 		zombie.send(u.file[:u.sent])
-		until(t, "the body is not read", func() bool { return u.resource().Offset >= 4<<20 })
+		until(t, "the body is not read", func() bool { return u.stands().Offset >= 4<<20 })
 		stopProcess(a)
 		zombie.send(wrong)
 		u.acked = 4 << 20

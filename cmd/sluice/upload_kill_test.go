@@ -1,0 +1,91 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+// someTime is a moment within so much time that nobody can guess.
+func someTime(most time.Duration) <-chan time.Time {
+	return time.After(time.Duration(rand.Int64N(int64(most))))
+}
+
+// TestUploadKilled kills the instance that writes, again and again at any moment, and starts it anew: no offset that was
+// acknowledged is lost, whatever is synced, and the file is right in the end.
+func TestUploadKilled(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []string{"complete", "none", "chunk"} {
+		t.Run(policy, func(t *testing.T) {
+			s := newShelf(t)
+			flags := []string{"--upload-sync=" + policy, "--listen=" + freePort(t)}
+			p := s.serve(t, flags...)
+			for i := range 4 {
+				// Chunks with a digest count as a whole or not at all, others also in part.
+				speech := *speeches()[i%2]
+				speech.chunk = 64 << 10
+				u := newUploader(t, p.url, &speech, 12<<20)
+				u.create()
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					u.runOn(len(u.file))
+				}()
+				for range 2 {
+					select {
+					case <-someTime(400 * time.Millisecond):
+					case <-ended:
+					}
+					p.kill()
+					p = s.serve(t, flags...)
+				}
+				select {
+				case <-ended:
+				case <-time.After(2 * patience):
+					t.Fatal("the upload does not end")
+				}
+				if u.offset%speech.chunk != 0 {
+					t.Fatalf("the upload ended at %d", u.offset)
+				}
+				u.arrived(s)
+			}
+		})
+	}
+}
+
+// TestUploadKilledAtItsEnd kills the instance that writes when it has got the last byte, before or while or after the upload
+// is verified. Another one finishes it, and the log says so once.
+func TestUploadKilledAtItsEnd(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t)
+	b := s.serve(t)
+	for range 8 {
+		a := s.serve(t)
+		u := newUploader(t, a.url, onePut(), 48<<20)
+		u.create()
+		last := u.launch()
+		u.sent = len(u.file)
+		last.send(u.file)
+		last.body.Close()
+		<-someTime(150 * time.Millisecond)
+		a.kill()
+		<-last.done
+		began := time.Now()
+		n := u.elsewhere(b)
+		n.lookAgain()
+		stood := n.offset
+		n.runOn(len(n.file))
+		until(t, "the upload is not finished", func() bool { return n.stands().State == "ready" })
+		n.arrived(s)
+		if took := time.Since(began); took > 2*takeoverMost {
+			t.Errorf("it is ready after %s", took)
+		}
+		if got := s.news(t, n.stands().ID); !slices.Equal(got, []string{"document_uploaded"}) {
+			t.Fatalf("the log has %v", got)
+		}
+		t.Logf("killed with %s of the answer; the upload stood at %d of %d, and is ready after %s", fmt.Sprint(last.err == nil), stood, len(u.file), time.Since(began))
+		n.delete()
+	}
+}
