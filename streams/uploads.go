@@ -142,8 +142,11 @@ func (u *Uploads) Settle(ctx context.Context, id string, permit func() error) (s
 		err = u.own(ctx, s)
 	}
 	var over *overError
-	if errors.As(err, &over) && over.upload.State != store.UploadVerifying {
-		return over.upload, nil
+	if errors.As(err, &over) {
+		if err = nil; over.upload.State == store.UploadVerifying {
+			err = ErrUploadBusy // on another instance
+		}
+		return over.upload, err
 	}
 	if err != nil || permit == nil || !s.upload.Whole() {
 		return s.upload, err
