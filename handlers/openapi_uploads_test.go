@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,10 +12,11 @@ import (
 	"sluice/streams"
 )
 
-// held is an appender that holds up changes until the gate is closed.
+// held is an appender that holds up changes until they are let through.
 type held struct {
 	*streams.Appender
 	gate    chan struct{}
+	open    sync.Once
 	reached chan struct{} // told of each change that waits
 }
 
@@ -24,7 +26,9 @@ func (h *held) Change(ctx context.Context, change store.Change) ([]store.Appende
 	return h.Appender.Change(ctx, change)
 }
 
-// holding gives the door uploads whose verification ends when the gate is closed.
+func (h *held) letThrough() { h.open.Do(func() { close(h.gate) }) }
+
+// holding gives the door uploads whose verification ends when it is let through.
 func holding(h *held) func(*door) {
 	return func(d *door) {
 		h.Appender, h.gate, h.reached = d.appender, make(chan struct{}), make(chan struct{}, 8)
@@ -136,6 +140,7 @@ func (c *contract) uploadsLater(user, f string) {
 	c.t.Helper()
 	h := new(held)
 	d := openDoor(c.t, withUploads(func(o *streams.UploadOptions) { o.Open = 3 }), holding(h))
+	defer h.letThrough()
 	d.server.readPatience, d.server.bodyTimeout = 50*time.Millisecond, 50*time.Millisecond
 	at := d.create(user, 90)
 	c.keeps("PUT", oneUpload, d.slowly("PUT", at, user))
@@ -154,7 +159,7 @@ func (c *contract) uploadsLater(user, f string) {
 		got.wants(c.t, method+" while it is verified", http.StatusLocked, "Retry-After", "1")
 		c.keeps(method, oneUpload, got)
 	}
-	close(h.gate)
+	h.letThrough()
 	last.answer()
 	d.events.Close()
 	for _, method := range []string{"GET", "HEAD", "PUT", "PATCH", "DELETE"} {

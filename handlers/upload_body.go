@@ -16,7 +16,8 @@ const (
 	readPatience = 30 * time.Second // between two reads of a body; over so much waiting the rate is averaged
 	readGrain    = time.Second      // how exact that is: a deadline is not set anew for every read
 	rateMinimum  = 1 << 10          // bytes a second
-	drainTime    = 2 * time.Second  // for a body that nobody reads any more
+	drainTime    = 2 * time.Second  // for a body that nobody reads any more, before its answer
+	lingerTime   = 10 * time.Second // for one, after it
 	drainSize    = 256 << 10        // what net/http drains to keep a connection
 )
 
@@ -141,13 +142,10 @@ func (b *uploadBody) interrupt() {
 	}
 }
 
-// end says that all has been read: net/http watches the connection for a client that leaves from now on, without a deadline.
+// end says that all has been read.
 func (b *uploadBody) end() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.whole && !b.cut && b.patience > 0 {
-		_ = b.control.SetReadDeadline(time.Time{})
-	}
 	b.whole = true
 }
 
@@ -165,11 +163,13 @@ func (b *uploadBody) stop() {
 }
 
 // leave lets an answer go out before the body has come. net/http reads up to 256 KiB of it first, to keep the connection; it is
-// not given long for that. What is longer, or nobody knows how long, is given up with the connection, and the answer goes
-// out at once. (Full duplex would do without either, but net/http then reads a next request while it still reads this one.)
+// not given long for that. What is longer, or nobody knows how long, or has failed, is given up with the connection: then the
+// answer goes out at once, and net/http reads on for a while so that it is seen by who still sends. (Full duplex would do without
+// either, but net/http then reads a next request while it still reads this one.)
 func (b *uploadBody) leave(w http.ResponseWriter, r *http.Request) {
 	b.stop()
 	if r.ProtoMajor == 1 && !b.whole && (b.broken || b.left < 0 || b.left > drainSize) {
 		w.Header().Set("Connection", "close")
+		_ = b.control.SetReadDeadline(time.Now().Add(lingerTime))
 	}
 }

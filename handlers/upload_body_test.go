@@ -211,14 +211,16 @@ func TestRefusedEarly(t *testing.T) {
 			{"a gap", "PUT", path, user, 40 << 20, []string{"Upload-Offset", "9"}, 409},
 			{"a gap, of a length that nobody knows", "PUT", path, user, -1, []string{"Upload-Offset", "9"}, 409},
 			{"a gap, of a body that never comes", "PUT", path, user, 9, []string{"Upload-Offset", "9"}, 409},
+			{"too much, of a body that never comes", "PUT", path, user, 50<<20 + 1, []string{"Upload-Offset", "0"}, 413},
 			{"too much", "PUT", path, user, 51 << 20, []string{"Upload-Offset", "0"}, 413},
 			{"too much at once", "POST", "/v2/uploads", user, 101 << 20, ietf(8, true), 413},
 			{"no digest", "PUT", path, user, 50 << 20, []string{"Content-Digest", "sha-256"}, 400},
 			{"JSON that is none", "POST", "/v2/uploads", user, 50 << 20, nil, 415},
 		} {
+			stalls, began := strings.Contains(one.what, "never"), time.Now()
 			s := d.sends(one.method, one.path, one.token, one.length, one.headers...)
 			sent := int64(0)
-			for one.length != 9 && (one.length < 0 || sent+int64(len(piece)) <= one.length) {
+			for !stalls && (one.length < 0 || sent+int64(len(piece)) <= one.length) {
 				n, err := s.body.Write(piece) // until the client gives up, for it has its answer
 				if sent += int64(n); err != nil {
 					break
@@ -226,6 +228,9 @@ func TestRefusedEarly(t *testing.T) {
 			}
 			got := s.answer()
 			got.wants(t, one.what, one.status)
+			if took := time.Since(began); stalls && took > lingerTime-2*time.Second {
+				t.Errorf("%s: the answer has taken %s", one.what, took)
+			}
 			if sent > 32<<20 {
 				t.Errorf("%s: %d bytes were sent before the answer", one.what, sent)
 			}

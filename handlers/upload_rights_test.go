@@ -199,3 +199,24 @@ func TestUploadAcrossInstances(t *testing.T) {
 	}
 	s.answer().wants(t, "the one that was taken over from", 409, "Upload-Offset", "*")
 }
+
+// TestBusyElsewhere asks for an upload that another instance is verifying.
+func TestBusyElsewhere(t *testing.T) {
+	t.Parallel()
+	database, directory, h := pgtest.Database(t), t.TempDir(), new(held)
+	here, there := openDoorOn(t, database, directory, holding(h)), openDoorOn(t, database, directory)
+	defer h.letThrough()
+	user, f := mint(t, Claims{}), pdf(80, 21)
+	path := here.create(user, 80)
+	last := here.sends("PUT", path, user, 80, "Upload-Offset", "0")
+	last.send(f)
+	last.body.Close()
+	<-h.reached
+	for method, headers := range map[string][]string{"HEAD": nil, "PUT": {"Upload-Offset", "80"}, "PATCH": tusPatch(80), "DELETE": nil} {
+		there.ask(method, path, user, "", headers...).wants(t, method+" while it is verified", 423, "Retry-After", "*")
+	}
+	there.ask("GET", path, user, "").wants(t, "GET while it is verified", 200, "state", "verifying")
+	h.letThrough()
+	last.answer().wants(t, "the last chunk", 200, "state", "ready")
+	there.ask("HEAD", path, user, "").wants(t, "HEAD then", 204, "Upload-Offset", "80", "Upload-Complete", "?1")
+}

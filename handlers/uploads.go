@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"regexp"
@@ -196,7 +197,11 @@ func (s *Server) headUpload(w http.ResponseWriter, r *http.Request) error {
 	}
 	if (u.State == store.UploadUploading || u.State == store.UploadVerifying) && owns(caller, &u) {
 		permit := func() error { return s.checkProperty(r.Context(), caller, u.PropertyID) }
-		if u, err = s.Uploads.Settle(r.Context(), u.ID, permit); err != nil {
+		u, err = s.Uploads.Settle(r.Context(), u.ID, permit)
+		if failed := (*streams.FailedError)(nil); errors.As(err, &failed) {
+			return streams.ErrUploadGone
+		}
+		if err != nil {
 			return err
 		}
 	}
