@@ -17,6 +17,7 @@ type Link struct {
 	URL string // how to connect through it
 
 	mu    sync.Mutex
+	away  bool             // guarded by mu: nobody is let in
 	conns map[*linked]bool // guarded by mu
 }
 
@@ -65,7 +66,12 @@ func NewLink(t testing.TB, database string) *Link {
 			}
 			one := &linked{client: client, server: server, swallowing: make(chan struct{})}
 			l.mu.Lock()
-			l.conns[one] = true
+			if l.away {
+				client.Close()
+				server.Close()
+			} else {
+				l.conns[one] = true
+			}
 			l.mu.Unlock()
 			go l.pass(one, server, client, true)
 			go l.pass(one, client, server, false)
@@ -112,10 +118,30 @@ func (l *Link) Swallow() int {
 	return n
 }
 
+// Away closes the connections of now and every new one, as a Postgres does that is being started anew; Back ends that.
+func (l *Link) Away() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.away = true
+	l.cut()
+}
+
+// Back lets connections in again.
+func (l *Link) Back() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.away = false
+}
+
 // Cut closes the connections of now.
 func (l *Link) Cut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.cut()
+}
+
+// cut is Cut for who holds the lock.
+func (l *Link) cut() {
 	for one := range l.conns {
 		one.client.Close()
 		one.server.Close()
