@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -17,12 +16,12 @@ func someTime(most time.Duration) <-chan time.Time {
 // acknowledged is lost, whatever is synced, and the file is right in the end.
 func TestUploadKilled(t *testing.T) {
 	t.Parallel()
-	for _, policy := range []string{"complete", "none", "chunk"} {
+	for _, policy := range []string{"complete", "none"} {
 		t.Run(policy, func(t *testing.T) {
 			s := newShelf(t)
 			flags := []string{"--upload-sync=" + policy, "--listen=" + freePort(t)}
 			p := s.serve(t, flags...)
-			for i := range 4 {
+			for i := range 3 {
 				// Chunks with a digest count as a whole or not at all, others also in part.
 				speech := *speeches()[i%2]
 				speech.chunk = 64 << 10
@@ -61,7 +60,7 @@ func TestUploadKilledAtItsEnd(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t)
 	b := s.serve(t)
-	for range 8 {
+	for range 5 {
 		a := s.serve(t)
 		u := newUploader(t, a.url, onePut(), 48<<20)
 		u.create()
@@ -85,7 +84,7 @@ func TestUploadKilledAtItsEnd(t *testing.T) {
 		if got := s.news(t, n.stands().ID); !slices.Equal(got, []string{"document_uploaded"}) {
 			t.Fatalf("the log has %v", got)
 		}
-		t.Logf("killed with %s of the answer; the upload stood at %d of %d, and is ready after %s", fmt.Sprint(last.err == nil), stood, len(u.file), time.Since(began))
+		t.Logf("answered before the kill: %t; the upload stood at %d of %d, and is ready after %s", last.err == nil, stood, len(u.file), time.Since(began))
 		n.delete()
 	}
 }

@@ -17,8 +17,10 @@ type flight struct {
 	t    testing.TB
 	body *io.PipeWriter
 	done chan struct{} // closed with the answer
-	got  *told
-	err  error
+
+	got   *told
+	err   error
+	ended time.Time
 }
 
 // launch begins the request that brings the rest of the file, without a digest.
@@ -28,7 +30,7 @@ func (u *uploader) launch() *flight {
 	f := &flight{t: u.t, body: to, done: make(chan struct{})}
 	method, headers := u.speech.part(u, len(u.file))
 	go func() {
-		defer close(f.done)
+		defer func() { f.ended = time.Now(); close(f.done) }()
 		f.got, f.err = u.request(method, u.at, headers, from, len(u.file)-u.offset)
 		from.Close()
 	}()
