@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asSluice) != "" {
 		os.Exit(run(os.Args[1:]))
 	}
+	credentials()
 	os.Exit(pgtest.Run(m))
 }
 
