@@ -23,7 +23,7 @@ const (
 
 // uploadBody is a request's body that has to come at some pace, and can be interrupted. The server's own time-out for a whole
 // request would cut large uploads, so each read moves the deadline on, once paced has been called. A body that ends early is
-// io.ErrUnexpectedEOF or the connection's error, never an end.
+// a problem with io.ErrUnexpectedEOF or the connection's error in it, never an end.
 type uploadBody struct {
 	from    io.ReadCloser
 	control *http.ResponseController
@@ -94,7 +94,9 @@ func (b *uploadBody) Read(p []byte) (int, error) {
 		b.end()
 		return n, err
 	case err != nil:
-		return n, err
+		p := problem(http.StatusBadRequest, "the body broke off; HEAD tells from where to go on")
+		p.cause = err
+		return n, p
 	}
 	b.waited += time.Since(began)
 	b.came += int64(n)

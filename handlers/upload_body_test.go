@@ -191,6 +191,9 @@ func TestBodyIsCut(t *testing.T) {
 					map[string]int{"2000": 409, "0": 200}[offset])
 			}
 		}
+		if text := d.log.String(); strings.Contains(text, "level=ERROR") {
+			t.Errorf("a client that leaves is no defect of ours: %s", text)
+		}
 	})
 }
 
