@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"sluice/store"
@@ -103,9 +104,19 @@ func (d ietfDialect) creation(_ *Server, _ http.ResponseWriter, r *http.Request)
 	return draft, chunk, nil
 }
 
+// interim says whether who asks knows what an interim answer is. nginx takes every one but 103 for the last answer, so that
+// the client waits for ever or reads the last one as its body (github.com/nginx/nginx/issues/1427). As it comes, before 1.29.7,
+// it says Connection: close, which is how it is known; with a WebSocket's settings it says upgrade.
+func (d ietfDialect) interim(r *http.Request) bool {
+	if said := r.Header.Get("Connection"); r.Close || said != "" && !strings.EqualFold(said, "keep-alive") {
+		return false
+	}
+	return d.version != 0 && r.ProtoAtLeast(1, 1)
+}
+
 // announce tells the client of its upload before the bytes come, so that it can go on if they are cut.
 func (d ietfDialect) announce(s *Server, w http.ResponseWriter, r *http.Request, u *store.Upload, location string) {
-	if d.version == 0 || !r.ProtoAtLeast(1, 1) {
+	if !d.interim(r) {
 		return
 	}
 	header := w.Header()
@@ -159,7 +170,7 @@ func (d ietfDialect) body(r *http.Request) (*streams.Chunk, error) {
 
 // progress tells how far the body is committed, in interim answers.
 func (d ietfDialect) progress(w http.ResponseWriter, r *http.Request) func(int64) {
-	if d.version == 0 || !r.ProtoAtLeast(1, 1) {
+	if !d.interim(r) {
 		return nil
 	}
 	var last time.Time

@@ -164,6 +164,21 @@ func TestInterimAnswers(t *testing.T) {
 	}
 }
 
+// TestNoInterimAnswers sends none to what says something of its connection, as nginx does: it would take the first one for the last.
+func TestNoInterimAnswers(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	user, f := mint(t, Claims{}), pdf(60, 13)
+	for said, first := range map[string]int{"close": 201, "upgrade": 201, "Keep-Alive, Upgrade": 201, "Keep-Alive": 104} {
+		conn := d.connect()
+		if _, err := fmt.Fprintf(conn, "POST /v2/uploads HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\nConnection: %s\r\n"+
+			"Upload-Complete: ?1\r\nUpload-Draft-Interop-Version: 8\r\n\r\n%s", user, len(f), said, f); err != nil {
+			t.Fatal(err)
+		}
+		d.answered(conn.from).wants(t, said, first, "Upload-Draft-Interop-Version", "8")
+	}
+}
+
 // TestDialectsMix sends one upload in every dialect by turns.
 func TestDialectsMix(t *testing.T) {
 	t.Parallel()
