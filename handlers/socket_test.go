@@ -171,7 +171,8 @@ func TestIdleSinks(t *testing.T) { // alone: it counts what the process has
 	}
 	d.await("1", many, 0)
 	eventually(t, patience, "goroutines wait for idle streams", func() bool { return runtime.NumGoroutine() < goroutines+many/10 })
-	if held := descriptors() - before; held < 2*many || held > 2*many+many/10 {
+	// Others may close some meanwhile: connections that were idle, files of uploads that were let go.
+	if held := descriptors() - before; held < 2*many-many/10 || held > 2*many+many/10 {
 		t.Errorf("%d streams hold %d descriptors of both ends", many, held)
 	}
 	for i, w := range open {

@@ -32,8 +32,8 @@ const (
 // options are those of a program that uploads, as it has them.
 type options map[string]any
 
-// told is one line of a program that uploads.
-type told struct {
+// progressLine is one line of a program that uploads.
+type progressLine struct {
 	Method                 string // of a request that was answered
 	Status                 int
 	Offset                 int64
@@ -140,7 +140,7 @@ func (r *road) run(t *testing.T, alone bool, name string, args ...string) (out, 
 }
 
 // upload has a program upload, as often as it takes, and returns what it said.
-func (p *uploadPlace) upload(t *testing.T, r *road, program string, c *uploadCase, token string) []told {
+func (p *uploadPlace) upload(t *testing.T, r *road, program string, c *uploadCase, token string) []progressLine {
 	t.Helper()
 	given := options{}
 	maps.Copy(given, c.options)
@@ -152,11 +152,11 @@ func (p *uploadPlace) upload(t *testing.T, r *road, program string, c *uploadCas
 	if err != nil {
 		t.Fatal(err)
 	}
-	node, all := installed(t, "node"), []told(nil)
+	node, all := installed(t, "node"), []progressLine(nil)
 	for range 5 {
 		out, notes, err := r.run(t, c.alone, node, filepath.Join(folder, program+".js"), r.url, token, filepath.Join(p.dir, c.file), string(text))
 		for line := range strings.Lines(out) {
-			var one told
+			var one progressLine
 			if err := json.Unmarshal([]byte(line), &one); err != nil {
 				t.Fatalf("%q: %v", line, err)
 			}
@@ -261,7 +261,7 @@ func uploadCases() map[string][]uploadCase {
 }
 
 // judge says what a client did not have to do, or had to.
-func (c *uploadCase) judge(t *testing.T, r *road, said []told) {
+func (c *uploadCase) judge(t *testing.T, r *road, said []progressLine) {
 	t.Helper()
 	made, resumed, refused, hints := 0, false, 0, map[string]bool{}
 	for _, one := range said {
