@@ -142,12 +142,10 @@ func (r *road) run(t *testing.T, alone bool, name string, args ...string) (out, 
 // upload has a program upload, as often as it takes, and returns what it said.
 func (p *uploadPlace) upload(t *testing.T, r *road, program string, c *uploadCase, token string) []progressLine {
 	t.Helper()
-	given := options{}
+	// What a client remembers is its own case's; gcs-resumable-upload would keep it at home, for all of them.
+	remembered := filepath.Join(t.TempDir(), "remembered.json")
+	given := options{"urls": remembered, "configPath": remembered}
 	maps.Copy(given, c.options)
-	if c.again {
-		where := filepath.Join(t.TempDir(), "remembered.json")
-		given["urls"], given["configPath"] = where, where
-	}
 	text, err := json.Marshal(given)
 	if err != nil {
 		t.Fatal(err)
@@ -244,11 +242,13 @@ func uploadCases() map[string][]uploadCase {
 		add(uploadCase{name: "with the first bytes at its creation"}, options{"chunkSize": 3 * mib, "uploadDataDuringCreation": true})
 		add(uploadCase{name: "aborted"}, options{"chunkSize": mib, "abortAt": 2*mib + mib/2})
 		add(uploadCase{name: "empty", file: "empty"}, options{"type": "text/csv"})
-		add(uploadCase{name: "of another type", file: "table"}, options{"type": "text/csv", "chunkSize": 64 << 10})
-		add(uploadCase{name: "killed", kills: true}, options{"chunkSize": 2 * mib})
-		add(uploadCase{name: "killed and back", kills: true, alone: true}, nil)
 		add(uploadCase{name: "of a length told at the end"}, options{"chunkSize": mib, "piped": true, "uploadLengthDeferred": true})
+		if protocol != "ietf-draft-03" { // which differs from the next in two headers
+			add(uploadCase{name: "killed", kills: true}, options{"chunkSize": 2 * mib})
+			add(uploadCase{name: "killed and back", kills: true, alone: true}, nil)
+		}
 		if protocol == "tus-v1" {
+			add(uploadCase{name: "of another type", file: "table"}, options{"type": "text/csv", "chunkSize": 64 << 10})
 			add(uploadCase{name: "of a length told at the end, cut", cuts: 3}, options{"chunkSize": mib, "piped": true, "uploadLengthDeferred": true})
 			add(uploadCase{name: "in parts", made: 4}, options{"parallelUploads": 3})
 			add(uploadCase{name: "in parts, cut", made: 4, cuts: 3}, options{"parallelUploads": 3, "chunkSize": mib})
