@@ -79,6 +79,12 @@ func (s *Sharing) look(ctx context.Context) error {
 	var apart error
 	for _, other := range alive {
 		if other.ID == s.self.ID {
+			// Where we were silent for long, another instance has taken us for dead and has removed our sign.
+			if s.blobs.Sees(ctx, other.ID) != nil {
+				if err := s.blobs.Announce(ctx, other.ID); err != nil {
+					return err
+				}
+			}
 			continue
 		}
 		if err := s.blobs.Sees(ctx, other.ID); err != nil {

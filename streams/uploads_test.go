@@ -37,6 +37,7 @@ type deskOptions struct {
 	name     string
 	policy   blobs.SyncPolicy
 	limits   store.UploadLimits
+	blobs    blobs.Store // nil: the directory
 }
 
 func openDesk(t testing.TB, o deskOptions) *desk {
@@ -61,7 +62,10 @@ func openDesk(t testing.TB, o deskOptions) *desk {
 	if o.limits.MaxSize == 0 {
 		o.limits = store.UploadLimits{MaxSize: 100 << 20, Quota: 5 << 30, Open: 1000, Expiry: 24 * time.Hour}
 	}
-	uploads := streams.NewUploads(events, disk, appender, streams.UploadOptions{
+	if o.blobs == nil {
+		o.blobs = disk
+	}
+	uploads := streams.NewUploads(events, o.blobs, appender, streams.UploadOptions{
 		UploadLimits: o.limits, Instance: o.name, Log: log, Reads: func(mimeType, _ string) bool { return mimeType == "application/pdf" },
 	}, metrics)
 	t.Cleanup(func() { uploads.Close(ctx) })
@@ -74,6 +78,14 @@ func openDesk(t testing.TB, o deskOptions) *desk {
 	go func() { notifier.Run(listening); close(done) }()
 	t.Cleanup(func() { stop(); <-done })
 	return &desk{uploads, t, events, disk}
+}
+
+// query runs statements in a database.
+func query(t testing.TB, url, statements string) {
+	t.Helper()
+	if err := execute(url, statements); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // aFile is one of a type that is taken, with bytes that nobody can guess.
