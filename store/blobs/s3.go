@@ -42,6 +42,8 @@ type S3 struct {
 	prefix string // "", or with a slash at its end
 	name   string
 	part   int // partBytes, but in tests
+
+	patience time.Duration // s3Patience, but in tests
 }
 
 var _ Store = (*S3)(nil)
@@ -64,7 +66,7 @@ func OpenS3(ctx context.Context, where string) (*S3, error) {
 	if len(query) > 0 {
 		return nil, fmt.Errorf("the store's URL has parameters that are not known: %q", slices.Sorted(maps.Keys(query)))
 	}
-	store := &S3{bucket: u.Host, prefix: strings.Trim(u.Path, "/"), part: partBytes}
+	store := &S3{bucket: u.Host, prefix: strings.Trim(u.Path, "/"), part: partBytes, patience: s3Patience}
 	store.name = "s3://" + path.Join(store.bucket, store.prefix)
 	if store.prefix != "" {
 		store.prefix += "/"

@@ -140,6 +140,41 @@ func TestS3Faults(t *testing.T) {
 	}
 }
 
+// TestS3Hangs has the store take requests and never answer: whoever commits or seals is told in the end.
+func TestS3Hangs(t *testing.T) {
+	t.Parallel()
+	for _, what := range []string{"commit", "seal"} {
+		f := newFake(t)
+		store := f.openParts(t, 64)
+		store.patience = 200 * time.Millisecond
+		w := newWriter(t, store, 0, 1)
+		must(t, w.send(50))
+		if what == "seal" {
+			must(t, w.commit(t.Context()))
+		}
+		over := make(chan struct{})
+		f.behind(func(http.ResponseWriter, *http.Request) { <-over })
+		done := make(chan error, 1)
+		go func() {
+			if what == "seal" {
+				_, err := w.Seal(context.Background())
+				done <- err
+				return
+			}
+			done <- w.commit(context.Background())
+		}()
+		select {
+		case err := <-done:
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: %v", what, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Errorf("%s still waits for the store", what)
+		}
+		close(over)
+	}
+}
+
 // TestS3Stops lets the writer stop at each request, done or not, and others inherit what was acknowledged.
 func TestS3Stops(t *testing.T) {
 	t.Parallel()

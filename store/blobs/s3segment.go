@@ -21,7 +21,7 @@ const (
 	// what Inherit has to read.
 	tailsMost = 64
 
-	// s3Patience is how long calls without a context wait for the store.
+	// s3Patience is how long calls of a segment wait for the store: whoever writes has nobody else to end them.
 	s3Patience = 2 * time.Minute
 )
 
@@ -99,7 +99,7 @@ func (s *s3Segment) take(p []byte) int {
 
 // upload makes a part of the buffer.
 func (s *s3Segment) upload() error {
-	ctx, cancel := context.WithTimeout(context.Background(), s3Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), s.store.patience)
 	defer cancel()
 	if s.multipart == "" {
 		out, err := s.store.client.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{Bucket: &s.store.bucket, Key: &s.key})
@@ -136,6 +136,8 @@ func (s *s3Segment) Commit(ctx context.Context, note Note) ([]byte, error) {
 	if s.failed != nil {
 		return nil, s.failed
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.store.patience)
+	defer cancel()
 	text, err := s.commit(ctx, note)
 	s.failed = err
 	return text, err
@@ -173,7 +175,7 @@ func (s *s3Segment) Rollback() error {
 	}
 	kept := s.buffer
 	if len(s.parts) > len(s.mark.Parts) {
-		ctx, cancel := context.WithTimeout(context.Background(), s3Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), s.store.patience)
 		defer cancel()
 		var err error
 		kept, err = s.store.readTails(ctx, s.key, s.mark)
@@ -210,6 +212,8 @@ func (s *S3) readTails(ctx context.Context, key string, m mark) ([]byte, error) 
 
 // Seal implements Segment. The mark is nil: the object's name is enough.
 func (s *s3Segment) Seal(ctx context.Context) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.store.patience)
+	defer cancel()
 	err := s.Rollback()
 	if err == nil {
 		err = s.store.finish(ctx, s.key, s.committed, s.mark, func() ([]byte, error) { return s.buffer, nil })
