@@ -39,6 +39,7 @@ create index uploads_of_user on sluice.uploads (org, user_id) where held > 0;
 create index uploads_expiring on sluice.uploads (expires) where state in ('uploading', 'verifying') or state = 'ready' and kind = 'partial';
 create index uploads_by_digest on sluice.uploads (org, sha256) where state = 'ready';
 create index uploads_verifying on sluice.uploads (lease_until) where state = 'verifying';
+create index uploads_over on sluice.uploads (expires) where state in ('failed', 'expired', 'deleted');
 
 -- Where an upload's bytes lie, end to end (store/blobs). The last one of an upload on its way is open.
 create table sluice.upload_segments (

@@ -197,6 +197,8 @@ CREATE INDEX uploads_expiring ON sluice.uploads USING btree (expires) WHERE ((st
 
 CREATE INDEX uploads_of_user ON sluice.uploads USING btree (org, user_id) WHERE (held > 0);
 
+CREATE INDEX uploads_over ON sluice.uploads USING btree (expires) WHERE (state = ANY (ARRAY['failed'::text, 'expired'::text, 'deleted'::text]));
+
 CREATE INDEX uploads_verifying ON sluice.uploads USING btree (lease_until) WHERE (state = 'verifying'::text);
 
 alter table documents add constraint documents_upload_fkey FOREIGN KEY (upload) REFERENCES uploads(id) ON DELETE CASCADE;

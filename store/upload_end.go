@@ -141,7 +141,8 @@ func (s *Store) deleteUpload(ctx context.Context, id string) error {
 		return nil
 	}
 	_, err = tx.ExecContext(ctx, `with gone as (delete from sluice.documents where upload = $1)
-		update sluice.uploads set state = 'deleted', held = 0, epoch = epoch + 1, owner = '', lease_until = '-infinity' where id = $1`, id)
+		update sluice.uploads set state = 'deleted', held = 0, epoch = epoch + 1, owner = '', lease_until = '-infinity',
+			expires = least(expires, now()) where id = $1`, id)
 	if err != nil {
 		return err
 	}
@@ -177,8 +178,14 @@ func (s *Store) ForgetUploads(ctx context.Context, after time.Duration) error {
 
 // JoinedUpload is the one that was joined from exactly these parts by this user, where there is one that has not failed.
 func (s *Store) JoinedUpload(ctx context.Context, org, user string, parts []string) (Upload, error) {
-	rows, err := s.db.QueryxContext(ctx, `select `+uploadColumns+uploadFrom+`where u.org = $1 and u.user_id = $2 and u.kind = 'final'
-		and u.parts = $3 and u.state in ('uploading', 'verifying', 'ready') order by u.created desc limit 1`, org, user, pq.Array(parts))
-	upload, err := oneUpload(rows, err)
+	upload, err := joinedUpload(ctx, s.db, org, user, parts)
 	return upload, classifyUpload(err)
+}
+
+func joinedUpload(ctx context.Context, db sqlx.QueryerContext, org, user string, parts []string) (Upload, error) {
+	// What holds bytes is in these states, and is found by the index of the user's.
+	rows, err := db.QueryxContext(ctx, `select `+uploadColumns+uploadFrom+`where u.org = $1 and u.user_id = $2 and u.held > 0
+		and u.kind = 'final' and u.parts = $3 and u.state in ('uploading', 'verifying', 'ready') order by u.created desc limit 1`,
+		org, user, pq.Array(parts))
+	return oneUpload(rows, err)
 }

@@ -2,9 +2,11 @@ package streams_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
+	"sluice/store"
 	"sluice/store/localpg/pgtest"
 )
 
@@ -27,4 +29,27 @@ func TestUploadBesideRun(t *testing.T) {
 	}
 	d.finishWith(id, file)
 	d.arrived(id, file)
+}
+
+// TestUploadForgotten deletes an upload that was ready: its row goes as those of others do.
+func TestUploadForgotten(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	d := openDesk(t, deskOptions{url: url, dir: t.TempDir(), name: "a"})
+	ctx := context.Background()
+	file := aFile(1000)
+	id := d.create(1000)
+	if _, err := d.Append(ctx, chunkAt(id, file, 0, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Abort(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	query(t, url, `update sluice.uploads set expires = expires - interval '31 days'`)
+	if err := d.events.ForgetUploads(ctx, 30*24*time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if upload, err := d.Find(ctx, id); !errors.Is(err, store.ErrNoUpload) {
+		t.Errorf("after a month the upload is %s: %v", upload.State, err)
+	}
 }
