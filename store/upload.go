@@ -67,6 +67,7 @@ type Upload struct {
 	Epoch  int64
 	Owner  string // the instance that writes; "": none
 	Leased bool   // it has said so a moment ago
+	Lives  bool   // the instance does, though it may have nothing to say of this upload
 
 	CreatedAt time.Time
 	ExpiresAt time.Time // zero once ready

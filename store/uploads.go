@@ -26,7 +26,8 @@ type UploadLimits struct {
 }
 
 // CreateUpload makes an upload that nobody writes yet. What it may grow to counts for its user's quota from now on: its
-// size, or where that is not known the most that it may become. ErrUploadCount, ErrUploadQuota.
+// size, or where that is not known the most that it may become. ErrUploadCount, ErrUploadQuota. One that joins the same
+// parts as another is that one.
 func (s *Store) CreateUpload(ctx context.Context, made NewUpload, limits UploadLimits) (Upload, error) {
 	upload, err := s.createUpload(ctx, made, limits)
 	return upload, classifyUpload(err)
@@ -41,6 +42,12 @@ func (s *Store) createUpload(ctx context.Context, made NewUpload, limits UploadL
 	// Under the lock, and in a statement of its own, so that two creations do not both see the last place.
 	if _, err := tx.ExecContext(ctx, `select pg_advisory_xact_lock(hashtextextended($1, 7))`, made.Org+"\x1f"+made.User); err != nil {
 		return Upload{}, err
+	}
+	if made.Kind == UploadJoined { // somebody who asked for the same may have been faster
+		upload, err := joinedUpload(ctx, tx, made.Org, made.User, made.Parts)
+		if !errors.Is(err, ErrNoUpload) {
+			return upload, err
+		}
 	}
 	var open int
 	var held int64
@@ -83,7 +90,7 @@ func (s *Store) Upload(ctx context.Context, id string) (Upload, error) {
 
 const uploadColumns = `u.id, u.org, u.user_id, u.property_id, u.guest_id, u.filename, u.claimed, u.mime_type, u.document_type,
 	u.metadata, u.kind, u.parts, u.joined_by, u.size, u.byte_limit, u.position, u.declared, u.sha256, u.state, u.reason, u.rate, u.epoch,
-	u.owner, u.lease_until > now() as leased, u.created, case when isfinite(u.expires) then u.expires end as expires,
+	u.owner, u.lease_until > now() as leased, exists (select from sluice.instances i where i.id = u.owner and i.alive > now()) as lives, u.created, case when isfinite(u.expires) then u.expires end as expires,
 	coalesce(d.state, 'none') as document_state, coalesce(d.content, '') as content, coalesce(d.fields, '{}') as fields,
 	coalesce(d.confidence, 0) as confidence, coalesce(d.error, '') as document_error`
 
@@ -117,7 +124,7 @@ func readUploads(rows *sqlx.Rows, err error) (uploads []Upload, _ error) {
 		var fields []byte
 		err := rows.Scan(&u.ID, &u.Org, &u.User, &u.PropertyID, &u.GuestID, &u.Filename, &u.Claimed, &u.MimeType, &u.DocumentType,
 			&u.Metadata, &u.Kind, pq.Array(&u.Parts), &u.JoinedBy, &u.Size, &u.Limit, &u.Offset, &u.Declared, &u.SHA256, &u.State,
-			&u.Reason, &u.Rate, &u.Epoch, &u.Owner, &u.Leased, &u.CreatedAt, &expires, &u.Document.State, &u.Document.Text,
+			&u.Reason, &u.Rate, &u.Epoch, &u.Owner, &u.Leased, &u.Lives, &u.CreatedAt, &expires, &u.Document.State, &u.Document.Text,
 			&fields, &u.Document.Confidence, &u.Document.Error)
 		if err != nil {
 			return nil, err

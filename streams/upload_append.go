@@ -51,19 +51,28 @@ func (u *Uploads) Append(ctx context.Context, c Chunk) (Receipt, error) {
 		return Receipt{Upload: s.upload}, ErrUploadJoined
 	}
 	receipt, err := u.appendTo(ctx, s, &c)
-	defer func() { u.metrics.refused(err) }()
+	if err != nil {
+		receipt.Upload, err = u.failed(ctx, s, c.Offset, receipt.Upload, err)
+	}
+	u.metrics.refused(err)
+	return receipt, err
+}
+
+// failed gives what the error of a writer means to who asked: what became of the upload where its bytes may be lost, or where
+// it is by now if another instance has taken over.
+func (u *Uploads) failed(ctx context.Context, s *session, given int64, upload store.Upload, err error) (store.Upload, error) {
 	if errors.Is(err, errUnsynced) {
-		receipt.Upload, err = u.spoil(ctx, s, err)
+		upload, err = u.spoil(ctx, s, err)
 	}
 	if errors.Is(err, blobs.ErrFenced) || errors.Is(err, store.ErrUploadMoved) {
-		// Another instance has taken over. How far the upload is, is known for sure once we are its writer again.
+		// How far the upload is, is known for sure once we are its writer again.
 		s.disown()
-		if err := u.own(ctx, s); err != nil && !errors.As(err, &over) {
-			return Receipt{Upload: s.upload}, err
+		if err := u.own(ctx, s); err != nil && !errors.As(err, new(*overError)) {
+			return s.upload, err
 		}
-		receipt.Upload, err = s.upload, &OffsetError{Given: c.Offset, Current: s.upload.Offset, Yielded: true}
+		return s.upload, &OffsetError{Given: given, Current: s.upload.Offset, Yielded: true}
 	}
-	return receipt, err
+	return upload, err
 }
 
 // appendTo adds a chunk to an upload that this process writes.
@@ -157,12 +166,13 @@ func (u *Uploads) take(ctx context.Context, s *session, c *Chunk, sized bool) er
 	}
 	verify := newChunkDigest(c)
 	reading := u.read(ctx, s, c, verify)
-	if s.end() && reading != nil {
-		reading = &OffsetError{Given: c.Offset, Current: s.upload.Offset, Yielded: true}
-	}
+	yielded := s.end()
 	if errors.Is(reading, errStorage) {
-		s.disown()
+		s.disown() // also where a newer request waits: it must not go on with what has failed
 		return reading
+	}
+	if yielded && reading != nil {
+		reading = &OffsetError{Given: c.Offset, Current: s.upload.Offset, Yielded: true}
 	}
 	// What has arrived counts although its client may be gone by now.
 	kept := context.WithoutCancel(ctx)

@@ -6,8 +6,8 @@ import (
 	"crypto/sha256"
 	"encoding"
 	"errors"
-	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"sluice/store"
@@ -54,7 +54,8 @@ func (u *Uploads) spoil(ctx context.Context, s *session, why error) (store.Uploa
 
 const reasonUnsynced = "the server's disk did not keep the bytes; send the file again"
 
-// resume verifies an upload that another process has left in the middle of it.
+// resume verifies an upload that another process has left in the middle of it. Where ctx ends, so does that, and somebody else
+// goes on.
 func (u *Uploads) resume(ctx context.Context, upload store.Upload) error {
 	claimed, err := u.log.ClaimUpload(ctx, upload.ID, u.options.Instance, upload.Epoch, store.UploadVerifying)
 	if errors.Is(err, store.ErrUploadMoved) {
@@ -63,7 +64,7 @@ func (u *Uploads) resume(ctx context.Context, upload store.Upload) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishMost)
+	ctx, cancel := context.WithTimeout(ctx, finishMost)
 	defer cancel()
 	_, err = u.conclude(ctx, &claimed)
 	if failed := (*FailedError)(nil); errors.As(err, &failed) {
@@ -128,6 +129,10 @@ func (u *Uploads) verify(ctx context.Context, claimed *store.ClaimedUpload) (out
 	})
 	outcome = &store.FinishUpload{ID: claimed.ID, Epoch: claimed.Epoch, MimeType: claimed.MimeType}
 	sum, err := u.sum(ctx, claimed)
+	var head []byte
+	if err == nil && claimed.Kind != store.UploadPartial {
+		head, err = u.head(ctx, claimed)
+	}
 	switch {
 	case errors.Is(err, blobs.ErrShort), errors.Is(err, errOtherBytes):
 		u.options.Log.Error("an upload has failed: what is stored is not what was sent", "upload", claimed.ID, "err", err)
@@ -149,10 +154,6 @@ func (u *Uploads) verify(ctx context.Context, claimed *store.ClaimedUpload) (out
 	outcome.SHA256 = sum
 	if claimed.Kind == store.UploadPartial {
 		return outcome, false, nil
-	}
-	head, err := u.head(ctx, claimed)
-	if err != nil {
-		return nil, false, err
 	}
 	mimeType, reason := judgeType(head, claimed.Claimed)
 	outcome.Reason = reason
@@ -185,10 +186,8 @@ func (u *Uploads) sum(ctx context.Context, claimed *store.ClaimedUpload) ([]byte
 	if !u.blobs.Rereads() || len(foreign) == 0 {
 		return sum, nil
 	}
-	if err := u.blobs.Sync(ctx, claimed.ID, foreign); errors.Is(err, blobs.ErrShort) {
-		return nil, err
-	} else if err != nil {
-		return nil, fmt.Errorf("%w: %w", errUnsynced, err)
+	if err := u.blobs.Sync(ctx, claimed.ID, foreign); err != nil {
+		return nil, unsynced(err)
 	}
 	body, err := u.blobs.Open(ctx, claimed.ID, extentsOf(claimed.Segments), 0, claimed.Size)
 	if err != nil {
@@ -237,7 +236,8 @@ func (u *Uploads) join(ctx context.Context, made store.NewUpload) (store.Upload,
 	upload, err := u.log.JoinedUpload(ctx, made.Org, made.User, made.Parts)
 	if errors.Is(err, store.ErrNoUpload) {
 		made.Size = 0
-		for _, id := range made.Parts {
+		var held int64
+		for i, id := range made.Parts {
 			part, err := u.log.Upload(ctx, id)
 			switch {
 			case err != nil && !errors.Is(err, store.ErrNoUpload):
@@ -246,13 +246,16 @@ func (u *Uploads) join(ctx context.Context, made store.NewUpload) (store.Upload,
 				return upload, ErrUploadParts
 			}
 			made.Size += part.Size
+			if !slices.Contains(made.Parts[:i], id) {
+				held += part.Size
+			}
 		}
 		if made.Size > u.options.MaxSize {
 			return upload, &SizeError{Limit: u.options.MaxSize}
 		}
 		// Its parts hold as many bytes of the user's quota, which they give back once it is ready.
 		limits := u.options.UploadLimits
-		limits.Quota += made.Size
+		limits.Quota += held
 		upload, err = u.log.CreateUpload(ctx, made, limits)
 	}
 	if err != nil || upload.State == store.UploadReady {
@@ -269,10 +272,19 @@ func (u *Uploads) join(ctx context.Context, made store.NewUpload) (store.Upload,
 	} else if err != nil {
 		return upload, err
 	}
-	body := &partsReader{ctx: ctx, uploads: u, parts: s.upload.Parts, skip: s.upload.Offset}
+	from := s.upload.Offset
+	reading, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	body := &partsReader{ctx: reading, uploads: u, parts: s.upload.Parts, skip: from}
 	defer body.close()
-	receipt, err := u.appendTo(ctx, s, &Chunk{Upload: upload.ID, Offset: s.upload.Offset, Length: s.upload.Size - s.upload.Offset, Body: body, Total: -1})
-	return receipt.Upload, err
+	receipt, err := u.appendTo(ctx, s, &Chunk{
+		Upload: upload.ID, Offset: from, Length: s.upload.Size - from, Body: contextReader{reading, body}, Total: -1,
+		Interrupt: func() { stop(ErrUploadYielded) },
+	})
+	if err != nil {
+		return u.failed(ctx, s, from, receipt.Upload, err)
+	}
+	return receipt.Upload, nil
 }
 
 // joined answers for an upload that was joined meanwhile.

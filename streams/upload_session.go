@@ -152,7 +152,7 @@ func (u *Uploads) own(ctx context.Context, s *session) error {
 	}
 	for try := 0; ; try++ {
 		upload, err := u.log.Upload(ctx, s.id)
-		if err == nil && upload.State == store.UploadUploading && upload.Owner != "" && upload.Owner != u.options.Instance && upload.Leased {
+		if err == nil && upload.State == store.UploadUploading && upload.Owner != u.options.Instance && writes(&upload) {
 			upload, err = u.await(ctx, s.id)
 		}
 		if err != nil {
@@ -160,7 +160,7 @@ func (u *Uploads) own(ctx context.Context, s *session) error {
 		}
 		if upload.State == store.UploadVerifying && !upload.Leased {
 			// Whoever verified it has died.
-			if err := u.resume(ctx, upload); err != nil {
+			if err := u.resume(context.WithoutCancel(ctx), upload); err != nil {
 				return err
 			}
 			continue
@@ -169,16 +169,16 @@ func (u *Uploads) own(ctx context.Context, s *session) error {
 			return &overError{upload}
 		}
 		claimed, err := u.log.ClaimUpload(ctx, s.id, u.options.Instance, upload.Epoch, store.UploadUploading)
+		if err == nil {
+			err = u.inherit(ctx, s, &claimed)
+		}
 		if errors.Is(err, store.ErrUploadMoved) && try < 3 {
 			continue // another newcomer was faster, or it is over
 		}
 		if errors.Is(err, store.ErrUploadMoved) {
 			return ErrUploadBusy
 		}
-		if err != nil {
-			return err
-		}
-		return u.inherit(ctx, s, &claimed)
+		return err
 	}
 }
 
@@ -194,6 +194,11 @@ func (u *Uploads) confirm(ctx context.Context, s *session) error {
 	return err
 }
 
+// writes says whether there is an instance that may be asked to let go. Where bytes come slowly it renews no lease.
+func writes(upload *store.Upload) bool {
+	return upload.Owner != "" && (upload.Leased || upload.Lives)
+}
+
 // await asks the instance that writes to let go, and waits until it has, or has had the time to.
 func (u *Uploads) await(ctx context.Context, id string) (upload store.Upload, err error) {
 	if err := u.log.WantUpload(ctx, id, u.options.Instance); err != nil {
@@ -202,7 +207,7 @@ func (u *Uploads) await(ctx context.Context, id string) (upload store.Upload, er
 	until := time.Now().Add(letGoPatience)
 	for {
 		upload, err = u.log.Upload(ctx, id)
-		if err != nil || upload.Owner == "" || !upload.Leased || time.Now().After(until) {
+		if err != nil || !writes(&upload) || time.Now().After(until) {
 			return upload, err
 		}
 		select {
@@ -257,7 +262,11 @@ func (u *Uploads) inherit(ctx context.Context, s *session, claimed *store.Claime
 	if claimed.Epoch > 1 {
 		u.metrics.Takeovers.Inc()
 	}
-	return u.record(ctx, s, func(r *store.UploadRecord) { r.Cut = true })
+	err := u.record(ctx, s, func(r *store.UploadRecord) { r.Cut = true })
+	if err != nil {
+		s.disown() // nobody else would cut off what the row still has
+	}
+	return err
 }
 
 // restore brings the digest to where the committed bytes end. A state that cannot be read, of another version of Go's
@@ -324,6 +333,15 @@ func (u *Uploads) seal(s *session) error {
 // of a sync that failed once, and reads what it could not write back from memory as if nothing were wrong.
 var errUnsynced = errors.New("acknowledged bytes cannot be synced")
 
+// unsynced adds errUnsynced to an error of blobs where that is what it means. A store that did not answer, or a file that
+// could not be opened for now, has lost nothing.
+func unsynced(err error) error {
+	if errors.Is(err, blobs.ErrUnsynced) {
+		return fmt.Errorf("%w: %w", errUnsynced, err)
+	}
+	return err
+}
+
 // sealedBefore waits for the segment that is being sealed.
 func (s *session) sealedBefore() error {
 	if s.sealing == nil {
@@ -332,7 +350,7 @@ func (s *session) sealedBefore() error {
 	outcome := <-s.sealing
 	s.sealing = nil
 	if outcome.err != nil {
-		return fmt.Errorf("%w: %w", errUnsynced, outcome.err)
+		return unsynced(outcome.err)
 	}
 	segment := &s.segments[outcome.at]
 	segment.Mark, segment.Sealed, segment.Synced = outcome.mark, true, true

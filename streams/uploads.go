@@ -143,10 +143,10 @@ func (u *Uploads) Settle(ctx context.Context, id string, permit func() error) (s
 	}
 	var over *overError
 	if errors.As(err, &over) {
-		if err = nil; over.upload.State == store.UploadVerifying {
-			err = ErrUploadBusy // on another instance
+		if over.upload.State == store.UploadVerifying {
+			return over.upload, ErrUploadBusy
 		}
-		return over.upload, err
+		return over.upload, nil
 	}
 	if err != nil || permit == nil || !s.upload.Whole() {
 		return s.upload, err
@@ -154,7 +154,11 @@ func (u *Uploads) Settle(ctx context.Context, id string, permit func() error) (s
 	if err := permit(); err != nil {
 		return s.upload, err
 	}
-	return u.finish(ctx, s)
+	upload, err := u.finish(ctx, s)
+	if err != nil {
+		upload, err = u.failed(ctx, s, s.upload.Offset, upload, err)
+	}
+	return upload, err
 }
 
 // Abort deletes an upload, whatever its state: its bytes are gone, and its writer is refused. Doing it twice is no error.

@@ -21,6 +21,10 @@ var (
 
 	// ErrShort says that fewer bytes are there than were committed: a power cut has taken what was not synced.
 	ErrShort = errors.New("the segment has fewer bytes than were committed")
+
+	// ErrUnsynced says that the disk did not take what was to be synced: nothing is known of those bytes any more, and trying
+	// again proves nothing, for the kernel reports a failure once.
+	ErrUnsynced = errors.New("the disk did not keep the bytes")
 )
 
 // Extent is a segment as the upload's row knows it.
@@ -61,8 +65,8 @@ type Store interface {
 	// segment that was never made is an empty one.
 	Inherit(ctx context.Context, upload string, extent Extent) (Extent, []Note, error)
 
-	// Sync makes segments that others wrote, and their directory, survive a power cut. If it fails, as if Seal does, nothing is
-	// known of their bytes any more, and trying again proves nothing: the kernel reports a failure once.
+	// Sync makes segments that others wrote, and their directory, survive a power cut. It fails with ErrUnsynced, as Seal does,
+	// where it never will; after another error it may be tried again.
 	Sync(ctx context.Context, upload string, extents []Extent) error
 
 	// Open reads length bytes of the upload from an offset. The extents lie end to end, in order, and were sealed or inherited

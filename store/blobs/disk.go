@@ -217,15 +217,17 @@ func (d *Disk) sync(file *os.File) error {
 			size = info.Size()
 		}
 	}
-	err := file.Sync()
-	if err == nil && d.Synced != nil {
+	if err := file.Sync(); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnsynced, err)
+	}
+	if d.Synced != nil {
 		name, err := filepath.Rel(d.root.Name(), file.Name())
 		if err != nil {
 			return err
 		}
 		d.Synced(name, size)
 	}
-	return err
+	return nil
 }
 
 // syncDirectories makes the names of an upload's segments survive. The kernel has little to do where nothing has changed.
