@@ -128,7 +128,7 @@ func TestUploadPowerCut(t *testing.T) {
 	file := aFile(10 << 20)
 	for _, policy := range []blobs.SyncPolicy{blobs.SyncChunk, blobs.SyncComplete} {
 		for _, how := range []loss{lossAll, lossSome, lossZeros, lossOrder} {
-			for _, sent := range []int{100_000, 9 << 20, len(file)} {
+			for _, sent := range []int{6 << 20, 9 << 20, len(file)} {
 				t.Run(string(policy)+" "+string(how), func(t *testing.T) {
 					power := newSupply(t)
 					a := power.open(t, url, policy)

@@ -88,3 +88,41 @@ func TestUploadKilledAtItsEnd(t *testing.T) {
 		n.delete()
 	}
 }
+
+// TestUploadKilledWhileVerified kills the instance that verifies an upload before it can tell the log, and sends nobody to ask:
+// another one finishes it by itself.
+func TestUploadKilledWhileVerified(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t)
+	a, b := s.serve(t), s.serve(t)
+	u := newUploader(t, a.url, onePut(), 1<<20)
+	u.create()
+	tx, err := s.db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	if _, err := tx.Exec(`lock table sluice.events in share mode`); err != nil { // nothing can be appended
+		t.Fatal(err)
+	}
+	last := u.launch()
+	last.send(u.file)
+	last.body.Close()
+	until(t, "the upload is not verified", func() bool { return u.stands().State == "verifying" })
+	a.kill()
+	<-last.done
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	u.base = b.url
+	until(t, "the upload is not finished", func() bool { return u.stands().State == "ready" })
+	if took := time.Since(began); took > 2*takeoverMost {
+		t.Errorf("it is ready after %s", took)
+	}
+	u.arrived(s)
+	if got := s.news(t, u.stands().ID); !slices.Equal(got, []string{"document_uploaded"}) {
+		t.Fatalf("the log has %v", got)
+	}
+	t.Logf("ready after %s", time.Since(began))
+}
