@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -201,7 +202,8 @@ func TestBodyIsCut(t *testing.T) {
 func TestRefusedEarly(t *testing.T) {
 	everyWay(t, func(t *testing.T, d *door) {
 		user, other := mint(t, Claims{}), mint(t, Claims{User: "8"})
-		path := d.create(user, 50<<20)
+		path, begun := d.create(user, 50<<20), d.create(user, 50<<20)
+		d.ask("PUT", begun, user, "%", "Upload-Offset", "0").wants(t, "the first byte", 204)
 		piece := bytes.Repeat([]byte("x"), 64<<10)
 		for _, one := range []struct {
 			what, method, path, token string
@@ -216,6 +218,8 @@ func TestRefusedEarly(t *testing.T) {
 			{"a gap, of a body that never comes", "PUT", path, user, 9, []string{"Upload-Offset", "9"}, 409},
 			{"a gap, of a body of any length that never comes", "PUT", path, user, -1, []string{"Upload-Offset", "9"}, 409},
 			{"too much", "PUT", path, user, 51 << 20, []string{"Upload-Offset", "0"}, 413},
+			{"more than a number holds", "PUT", path, user, math.MaxInt64, []string{"Upload-Offset", "0"}, 413},
+			{"more than a number holds, further on", "PUT", begun, user, math.MaxInt64, []string{"Upload-Offset", "1"}, 413},
 			{"too much at once", "POST", "/v2/uploads", user, 101 << 20, ietf(8, true), 413},
 			{"no digest", "PUT", path, user, 50 << 20, []string{"Content-Digest", "sha-256"}, 400},
 			{"JSON that is none", "POST", "/v2/uploads", user, 50 << 20, nil, 415},

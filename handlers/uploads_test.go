@@ -221,3 +221,23 @@ func TestUploadFails(t *testing.T) {
 		})
 	}
 }
+
+// TestRefusedChunksSayNothing refuses chunks that tell a size and a digest of the whole, too: neither counts then.
+func TestRefusedChunksSayNothing(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	user, f := mint(t, Claims{}), pdf(30, 21)
+	said := []string{"Content-Range", span(0, 10, 20), "Content-Digest", sum("x"), "Repr-Digest", sum("y")}
+	begun := step{"begun", "PUT", f[:10], []string{"Content-Range", span(0, 10, -1)}, 204, nil}
+	known := []string{"Upload-Defer-Length", "1", "Upload-Length", "-"}
+	ended := step{"the rest", "PUT", f[10:], []string{"Content-Range", span(10, 30, 30), "Repr-Digest", sum(f)}, 200, []string{"state", "ready"}}
+	for what, steps := range map[string][]step{
+		"of other bytes":          {{"the first", "PUT", f[:10], said, 400, []string{"type", "digest-mismatched-values"}}, {"HEAD", "HEAD", "", nil, 204, known}, begun, ended},
+		"of other bytes, by tus":  {{"the first", "PATCH", f[:10], tusPatch(0, "Upload-Length", "20", "Upload-Checksum", "md5 "+b64(make([]byte, 16))), 460, nil}, {"HEAD", "HEAD", "", nil, 204, known}, begun, ended},
+		"with a gap":              {begun, {"a gap", "PUT", f[:10], []string{"Content-Range", span(15, 25, 26), "Repr-Digest", sum("y")}, 409, nil}, {"HEAD", "HEAD", "", nil, 204, known}, ended},
+		"of other bytes at a gap": {begun, {"a gap", "PUT", f[:10], said, 409, nil}, {"HEAD", "HEAD", "", nil, 204, known}, ended},
+	} {
+		t.Log(what)
+		d.walk(d.create(user, -1), user, steps)
+	}
+}

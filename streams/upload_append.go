@@ -77,7 +77,7 @@ func (u *Uploads) failed(ctx context.Context, s *session, given int64, upload st
 
 // appendTo adds a chunk to an upload that this process writes.
 func (u *Uploads) appendTo(ctx context.Context, s *session, c *Chunk) (Receipt, error) {
-	sized, err := u.learn(s, c)
+	said, err := s.weigh(c)
 	switch {
 	case err != nil:
 		return Receipt{Upload: s.upload}, err
@@ -93,10 +93,10 @@ func (u *Uploads) appendTo(ctx context.Context, s *session, c *Chunk) (Receipt, 
 		return receipt, err
 	}
 	if c.Body != nil && c.Length != 0 {
-		if err := u.take(ctx, s, c, sized); err != nil {
+		if err := u.take(ctx, s, c, said); err != nil {
 			return Receipt{Upload: s.upload}, err
 		}
-	} else if sized {
+	} else if s.learn(said) {
 		if err := u.record(ctx, s, nil); err != nil {
 			return Receipt{Upload: s.upload}, err
 		}
@@ -119,32 +119,48 @@ func (u *Uploads) complete(ctx context.Context, s *session, c *Chunk) (store.Upl
 	return u.finish(ctx, s)
 }
 
-// learn takes what a request says of the whole: its size, and the digest that it must have. sized tells that the row does
-// not know it yet.
-func (u *Uploads) learn(s *session, c *Chunk) (sized bool, err error) {
+// ofWhole is what a request says of the whole that nobody has said before.
+type ofWhole struct {
+	size   int64  // -1: nothing
+	digest []byte // nil: nothing
+}
+
+// weigh refuses what contradicts the upload as it is known, and gives what a request adds to that. It does not count yet: the
+// request may be refused.
+func (s *session) weigh(c *Chunk) (said ofWhole, err error) {
+	said.size = -1
 	total := c.Total
 	if c.Final && total < 0 && c.Length >= 0 {
 		total = c.Offset + c.Length
 	}
 	switch {
 	case total >= 0 && s.upload.Size >= 0 && total != s.upload.Size, total >= 0 && total < s.upload.Offset:
-		return false, ErrUploadTotal
+		return said, ErrUploadTotal
 	case total > s.upload.Limit:
-		return false, &SizeError{Limit: s.upload.Limit}
-	case c.Length > 0 && c.Offset+c.Length > s.most():
-		return false, &SizeError{Limit: s.most()}
+		return said, &SizeError{Limit: s.upload.Limit}
+	case c.Length > 0 && c.Length > s.most()-c.Offset: // the sum of the two may be more than an integer holds
+		return said, &SizeError{Limit: s.most()}
+	case c.Whole != nil && s.upload.Declared != nil && !bytes.Equal(c.Whole, s.upload.Declared):
+		return said, ErrUploadDigest
 	}
-	if c.Whole != nil {
-		if s.upload.Declared != nil && !bytes.Equal(c.Whole, s.upload.Declared) {
-			return false, ErrUploadDigest
-		}
-		sized = s.upload.Declared == nil
-		s.upload.Declared = c.Whole
+	if s.upload.Declared == nil {
+		said.digest = c.Whole
 	}
 	if total >= 0 && s.upload.Size < 0 && c.Offset == s.upload.Offset {
-		s.upload.Size, sized = total, true
+		said.size = total
 	}
-	return sized, nil
+	return said, nil
+}
+
+// learn has what a request says of the whole count; it tells that the row does not know it yet.
+func (s *session) learn(said ofWhole) (news bool) {
+	if said.digest != nil {
+		s.upload.Declared, news = said.digest, true
+	}
+	if said.size >= 0 {
+		s.upload.Size, news = said.size, true
+	}
+	return news
 }
 
 // most is what the upload may have when all is there.
@@ -156,7 +172,7 @@ func (s *session) most() int64 {
 }
 
 // take reads a body to its end, or to where it breaks off.
-func (u *Uploads) take(ctx context.Context, s *session, c *Chunk, sized bool) error {
+func (u *Uploads) take(ctx context.Context, s *session, c *Chunk, said ofWhole) error {
 	if !s.begin(c.Interrupt) {
 		return &OffsetError{Given: c.Offset, Current: s.upload.Offset, Yielded: true}
 	}
@@ -164,7 +180,8 @@ func (u *Uploads) take(ctx context.Context, s *session, c *Chunk, sized bool) er
 		s.disown()
 		return err
 	}
-	verify := newChunkDigest(c)
+	size, declared := s.upload.Size, s.upload.Declared
+	sized, verify := s.learn(said), newChunkDigest(c)
 	reading := u.read(ctx, s, c, verify)
 	yielded := s.end()
 	if errors.Is(reading, errStorage) {
@@ -183,6 +200,7 @@ func (u *Uploads) take(ctx context.Context, s *session, c *Chunk, sized bool) er
 			chunk, failed = verify.check(s, c)
 		}
 		if failed != nil {
+			s.upload.Size, s.upload.Declared = size, declared // nothing of the request counts
 			return u.rollback(s, failed)
 		}
 	}
