@@ -39,6 +39,14 @@ type Caller struct {
 // May says whether the token has a scope.
 func (c *Caller) May(scope string) bool { return slices.Contains(c.Scopes, scope) }
 
+// current refuses a token that has expired since the request began.
+func (c *Caller) current() error {
+	if time.Now().After(c.Expires.Add(tokenLeeway)) {
+		return problem(http.StatusUnauthorized, "the token has expired")
+	}
+	return nil
+}
+
 // MayService says whether the token allows a service.
 func (c *Caller) MayService(service string) bool {
 	return c.Services == nil || slices.Contains(c.Services, service)

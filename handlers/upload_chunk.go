@@ -128,10 +128,7 @@ func (s *Server) appendUpload(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return s.refuseChunk(w, d, new(store.Upload), err)
 	}
-	if u.PropertyID != "" {
-		// It may have been taken from the caller since the upload was made.
-		chunk.Permit = func() error { return s.checkProperty(context.WithoutCancel(r.Context()), caller, u.PropertyID) }
-	}
+	chunk.Permit = s.permit(r.Context(), caller, u.PropertyID)
 	if chunk.Offset == wherever {
 		if u, err = s.Uploads.Settle(r.Context(), u.ID, nil); err != nil {
 			return s.refuseChunk(w, d, &u, err)

@@ -156,8 +156,8 @@ func (l *lastProgress) append(frame []byte, u *store.Upload) []byte {
 
 // followed looks at an upload again, for as long as the token allows.
 func (s *Server) followed(r *http.Request, caller *Caller) (store.Upload, error) {
-	if time.Now().After(caller.Expires.Add(tokenLeeway)) {
-		return store.Upload{}, problem(http.StatusUnauthorized, "the token has expired")
+	if err := caller.current(); err != nil {
+		return store.Upload{}, err
 	}
 	return s.Uploads.Find(r.Context(), chi.URLParam(r, "id"))
 }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -119,6 +120,50 @@ func TestPropertyLostMeanwhile(t *testing.T) {
 		{"the last", "PUT", f[10:], []string{"Upload-Offset", "10"}, 403, []string{"field", "propertyId"}},
 	})
 	d.ask("PUT", path, having, "", "Content-Range", "bytes */40").wants(t, "the last of who has it", 200, "state", "ready")
+}
+
+// TestRightsLostOnTheWay refuses an upload whose creator has lost its property, or whose token has ended, while the only request
+// for it brought its bytes, and keeps them.
+func TestRightsLostOnTheWay(t *testing.T) {
+	everyWay(t, func(t *testing.T, d *door) {
+		var has atomic.Bool
+		d.server.Auth.options.Properties = func(context.Context, string, string) ([]string, error) {
+			return map[bool][]string{true: {"7"}}[has.Load()], nil
+		}
+		user, f := mint(t, Claims{}), pdf(4000, 22)
+		of := []string{"Upload-Metadata", "propertyId " + b64("7")}
+		for what, headers := range map[string][]string{
+			"by tus": tus(append(of, "Upload-Length", "4000", "Content-Type", offsetStream)...), "by the draft": ietf(8, true, of...),
+		} {
+			has.Store(true)
+			d.server.Auth.known.Purge()
+			s := d.sends("POST", "/v2/uploads", user, int64(len(f)), headers...)
+			s.send(f[:2000])
+			s.reads(2000)
+			has.Store(false)
+			d.server.Auth.known.Purge()
+			s.send(f[2000:])
+			s.body.Close()
+			got := s.answer()
+			got.wants(t, what, 403, "field", "propertyId", "Upload-Offset", "4000", "Location", "*")
+			path := got.header.Get("Location")
+			d.walk(path, user, []step{{what + ", then", "HEAD", "", nil, 403, nil}, {what + ", then", "GET", "", nil, 200, []string{"state", "uploading"}}})
+			has.Store(true)
+			d.server.Auth.known.Purge()
+			d.ask("HEAD", path, user, "").wants(t, what+", of who has it again", 204, "Upload-Complete", "?1")
+		}
+		expires := time.Now().Add(2 * time.Second)
+		path := d.create(user, len(f))
+		s := d.sends("PUT", path, mint(t, Claims{Expires: expires.Add(-tokenLeeway)}), int64(len(f)))
+		s.send(f[:2000])
+		s.reads(2000)
+		<-time.After(time.Until(expires) + time.Second) // exp is in whole seconds
+		s.send(f[2000:])
+		s.body.Close()
+		s.answer().wants(t, "with a token that has ended", 401, "Upload-Offset", "4000", "Upload-Complete", "?0")
+		d.ask("GET", path, user, "").wants(t, "then", 200, "state", "uploading")
+		d.ask("HEAD", path, user, "").wants(t, "with another token", 204, "Upload-Complete", "?1")
+	})
 }
 
 // TestUploadExpires deletes what nobody goes on with, and says so.

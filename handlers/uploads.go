@@ -135,6 +135,17 @@ func (s *Server) checkProperty(ctx context.Context, caller *Caller, property str
 	return p
 }
 
+// permit asks once more, when all bytes of an upload are there, whether its creator may finish it: the token or the property may
+// be the creator's no more.
+func (s *Server) permit(ctx context.Context, caller *Caller, property string) func() error {
+	return func() error {
+		if err := caller.current(); err != nil {
+			return err
+		}
+		return s.checkProperty(context.WithoutCancel(ctx), caller, property)
+	}
+}
+
 // createUpload makes an upload, and takes the first bytes of it where the request brings them.
 func (s *Server) createUpload(w http.ResponseWriter, r *http.Request) error {
 	d := creatingDialect(r)
@@ -158,6 +169,7 @@ func (s *Server) createUpload(w http.ResponseWriter, r *http.Request) error {
 	location := d.location(s, r, caller, u.ID)
 	d.announce(s, w, r, &u, location)
 	if chunk != nil && u.State == store.UploadUploading {
+		chunk.Permit = s.permit(r.Context(), caller, u.PropertyID)
 		if u, err = s.receive(w, r, d, u, chunk); err != nil {
 			w.Header().Set("Location", location)
 			return err
@@ -196,8 +208,7 @@ func (s *Server) headUpload(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if (u.State == store.UploadUploading || u.State == store.UploadVerifying) && owns(caller, &u) {
-		permit := func() error { return s.checkProperty(r.Context(), caller, u.PropertyID) }
-		u, err = s.Uploads.Settle(r.Context(), u.ID, permit)
+		u, err = s.Uploads.Settle(r.Context(), u.ID, s.permit(r.Context(), caller, u.PropertyID))
 		if failed := (*streams.FailedError)(nil); errors.As(err, &failed) {
 			return streams.ErrUploadGone
 		}
