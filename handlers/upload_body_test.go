@@ -279,3 +279,13 @@ func TestConnectionSurvivesRefusals(t *testing.T) {
 		}
 	}
 }
+
+// TestCodedTwice refuses a body that says of itself that it is not coded, and then that it is.
+func TestCodedTwice(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	user := mint(t, Claims{})
+	path := d.create(user, 90)
+	d.raw(fmt.Sprintf("PUT %s HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Encoding: identity\r\nContent-Encoding: gzip\r\n"+
+		"Authorization: Bearer %s\r\n\r\nx", path, user)).wants(t, "coded", 415)
+}

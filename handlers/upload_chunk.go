@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/dunglas/httpsfv"
@@ -120,9 +121,8 @@ func (s *Server) appendUpload(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Accept-Patch", patchTypes)
 		return problem(http.StatusUnsupportedMediaType, "the body of PATCH is one of %s", patchTypes)
 	}
-	if coding := r.Header.Get("Content-Encoding"); coding != "" && coding != "identity" {
-		w.Header().Set("Accept-Encoding", "identity")
-		return problem(http.StatusUnsupportedMediaType, "what is sent is kept as it is, so it may not be coded as %.40q", coding)
+	if err := uncoded(w.Header(), r); err != nil {
+		return err
 	}
 	chunk, err := d.chunk(r, &u)
 	if err != nil {
@@ -140,6 +140,17 @@ func (s *Server) appendUpload(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.standing(w.Header(), d, &u)
 	return d.taken(w, &u)
+}
+
+// uncoded refuses a body that is coded: it would be kept so.
+func uncoded(header http.Header, r *http.Request) error {
+	for _, coding := range r.Header.Values("Content-Encoding") {
+		if !strings.EqualFold(coding, "identity") {
+			header.Set("Accept-Encoding", "identity")
+			return problem(http.StatusUnsupportedMediaType, "what is sent is kept as it is, so it may not be coded as %.40q", coding)
+		}
+	}
+	return nil
 }
 
 // receive has the upload take a chunk, and returns it as it stands then.

@@ -107,6 +107,8 @@ func TestIETFCreation(t *testing.T) {
 		{"longer than its length", f, ietf(9, false, "Upload-Length", "39"), 400, []string{"type", "inconsistent-upload-length"}},
 		{"too long", "", ietf(9, false, "Upload-Length", "104857601"), 413, []string{"Upload-Limit", "*"}},
 		{"a type that is not taken", f, ietf(9, true, "Content-Type", "text/html"), 415, []string{"field", "mimeType"}},
+		{"coded", f, ietf(9, true, "Content-Encoding", "gzip"), 415, []string{"Accept-Encoding", "identity"}},
+		{"coded as itself", f, ietf(9, true, "Content-Encoding", "Identity"), 201, nil},
 		{"no word of completeness", f, []string{"Upload-Draft-Interop-Version", "8"}, 400, []string{"field", "Upload-Complete"}},
 		{"a bad word of completeness", f, []string{"Upload-Complete", "1"}, 400, []string{"field", "Upload-Complete"}},
 		{"a version that is not spoken", f, []string{"Upload-Complete", "?1", "Upload-Draft-Interop-Version", "7"}, 201, []string{"Upload-Draft-Interop-Version", "-", "state", "ready"}},

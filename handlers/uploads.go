@@ -154,6 +154,9 @@ func (s *Server) createUpload(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := uncoded(w.Header(), r); err != nil {
+		return err
+	}
 	draft, chunk, err := d.creation(s, w, r)
 	if err != nil {
 		return err
