@@ -43,27 +43,7 @@ func (c *contract) uploads() {
 	c.t.Helper()
 	d := openDoor(c.t)
 	user, other, f := mint(c.t, Claims{}), mint(c.t, Claims{User: "8"}), pdf(90, 17)
-	json := []string{"Content-Type", "application/json"}
-	body := `{"filename":"a","mimeType":"application/pdf","size":90}`
-	for _, one := range []struct {
-		token, body string
-		headers     []string
-	}{
-		{user, body, json},
-		{user, `{"filename":"a","mimeType":"application/pdf","size":null,"guestId":5,"documentType":"visa"}`, json},
-		{"", body, json},
-		{user, `{}`, json},
-		{user, strings.Replace(body, "90", "104857601", 1), json},
-		{user, strings.Replace(body, "application/pdf", "text/html", 1), json},
-		{user, strings.Replace(body, "90", `90,"propertyId":7`, 1), json},
-		{user, "", tus("Upload-Length", "90")},
-		{user, "", []string{"Tus-Resumable", "0.1.0"}},
-		{user, f, tus("Upload-Length", "90", "Content-Type", offsetStream, "Upload-Checksum", "sha1 "+b64(make([]byte, 20)))},
-		{user, f, ietf(8, true)},
-		{user, f, ietf(3, false)},
-	} {
-		c.keeps("POST", "/v2/uploads", d.ask("POST", "/v2/uploads", one.token, one.body, one.headers...))
-	}
+	c.uploadsMade(d, user, f)
 	c.keeps("OPTIONS", "/v2/uploads", d.ask("OPTIONS", "/v2/uploads", "", ""))
 	for _, path := range []string{"?uploadType=resumable", ""} {
 		at := d.create(user, 90) + path
@@ -113,6 +93,34 @@ func (c *contract) uploads() {
 			c.keeps(one.method, oneUpload, d.ask(one.method, at, one.token, one.body, one.headers...))
 		}
 	}
+	c.uploadRights(d)
+	c.uploadsLater(user, f)
+}
+
+// uploadsMade holds what is said to who makes an upload.
+func (c *contract) uploadsMade(d *door, user, f string) {
+	c.t.Helper()
+	json := []string{"Content-Type", "application/json"}
+	body := `{"filename":"a","mimeType":"application/pdf","size":90}`
+	for _, one := range []struct {
+		token, body string
+		headers     []string
+	}{
+		{user, body, json},
+		{user, `{"filename":"a","mimeType":"application/pdf","size":null,"guestId":5,"documentType":"visa"}`, json},
+		{"", body, json},
+		{user, `{}`, json},
+		{user, strings.Replace(body, "90", "104857601", 1), json},
+		{user, strings.Replace(body, "application/pdf", "text/html", 1), json},
+		{user, strings.Replace(body, "90", `90,"propertyId":7`, 1), json},
+		{user, "", tus("Upload-Length", "90")},
+		{user, "", []string{"Tus-Resumable", "0.1.0"}},
+		{user, f, tus("Upload-Length", "90", "Content-Type", offsetStream, "Upload-Checksum", "sha1 "+b64(make([]byte, 20)))},
+		{user, f, ietf(8, true)},
+		{user, f, ietf(3, false)},
+	} {
+		c.keeps("POST", "/v2/uploads", d.ask("POST", "/v2/uploads", one.token, one.body, one.headers...))
+	}
 	const session = "/upload/storage/v1/b/{bucket}/o"
 	for token, bodies := range map[string][]string{user: {"", strings.Repeat(" ", bodyLimit+1)}, "": {""}} {
 		for _, body := range bodies {
@@ -121,8 +129,6 @@ func (c *contract) uploads() {
 	}
 	c.keeps("POST", session, d.ask("POST", "/upload/storage/v1/b/any/o", user, ""))
 	c.keeps("POST", session, d.ask("POST", sessions+"x", user, "", "X-Upload-Content-Type", "text/html"))
-	c.uploadRights(d)
-	c.uploadsLater(user, f)
 }
 
 // uploadRights holds what is said to who may read an upload and do nothing else.
@@ -165,6 +171,7 @@ func (c *contract) uploadsLater(user, f string) {
 	for _, method := range []string{"GET", "HEAD", "PUT", "PATCH", "DELETE"} {
 		c.keeps(method, oneUpload, d.ask(method, at, user, "", tusPatch(0)...))
 	}
+	c.keeps("HEAD", oneUpload, d.ask("HEAD", at, user, ""))
 	c.keeps("POST", "/v2/uploads", d.ask("POST", "/v2/uploads", user, "", tus("Upload-Length", "1")...))
 	c.keeps("POST", "/upload/storage/v1/b/{bucket}/o", d.ask("POST", sessions+"x", user, ""))
 }

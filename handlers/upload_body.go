@@ -55,8 +55,11 @@ func (s *Server) uploads(h handler) http.HandlerFunc {
 		body.leave(w, r)
 		if errors.Is(err, store.ErrUnavailable) {
 			p := later("the database does not answer; HEAD tells from where to go on")
-			p.cause = err
-			return p
+			p.cause, err = err, p
+		}
+		if p := problemOf(err); r.Method == http.MethodHead && p.Status == http.StatusServiceUnavailable && patches(dialectOf(r)) {
+			// tus-js-client takes every other refusal of its HEAD for the end of the upload, and sends the file from the start.
+			p.Status, p.Title, err = http.StatusLocked, http.StatusText(http.StatusLocked), p
 		}
 		return err
 	})

@@ -250,3 +250,18 @@ func TestDigestTrailers(t *testing.T) {
 	send("PUT", path, "", "", "Content-Range", span(0, 10, 40)).wants(t, "more than the range", 400, "Upload-Offset", "10")
 	send("PUT", path, "", "", "Content-Range", span(10, 40, 40)).wants(t, "less than the range", 400, "Upload-Offset", "30")
 }
+
+// TestTusHeadWithoutDatabase asks where an upload stands while nobody can tell. The clients of the protocol come back after a
+// 423, and after nothing else.
+func TestTusHeadWithoutDatabase(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	user := mint(t, Claims{})
+	at := d.create(user, 90)
+	d.events.Close()
+	for status, headers := range map[int][]string{http.StatusLocked: tus(), http.StatusServiceUnavailable: nil} {
+		if got := d.ask(http.MethodHead, at, user, "", headers...); got.status != status || got.header.Get("Retry-After") == "" {
+			t.Errorf("HEAD with %v: %d, %v", headers, got.status, got.header)
+		}
+	}
+}
