@@ -46,7 +46,7 @@ func (u *Uploads) Append(ctx context.Context, c Chunk) (Receipt, error) {
 	case errors.As(err, &over):
 		return u.appendOver(ctx, s, &c, over.upload)
 	case err != nil:
-		return Receipt{Upload: s.upload}, err
+		return Receipt{}, err // the row may be behind what was acknowledged
 	case s.upload.Kind == store.UploadJoined:
 		return Receipt{Upload: s.upload}, ErrUploadJoined
 	}
@@ -68,7 +68,7 @@ func (u *Uploads) failed(ctx context.Context, s *session, given int64, upload st
 		// How far the upload is, is known for sure once we are its writer again.
 		s.disown()
 		if err := u.own(ctx, s); err != nil && !errors.As(err, new(*overError)) {
-			return s.upload, err
+			return store.Upload{}, err
 		}
 		return s.upload, &OffsetError{Given: given, Current: s.upload.Offset, Yielded: true}
 	}

@@ -78,8 +78,11 @@ func TestUploadTakenOverUnrecorded(t *testing.T) {
 	}
 	b := openDesk(t, deskOptions{url: url, dir: dir, name: "b"})
 	heal := unrecorded(t, url)
-	if _, err := b.Settle(ctx, id, nil); err == nil {
-		t.Fatal("the upload was taken over without a word in its row")
+	if upload, err := b.Settle(ctx, id, nil); err == nil || upload.ID != "" {
+		t.Fatalf("the upload was taken over without a word in its row, and is at %d: %v", upload.Offset, err)
+	}
+	if receipt, err := b.Append(ctx, chunkAt(id, file, 20<<20, 24<<20)); err == nil || receipt.Upload.ID != "" {
+		t.Fatalf("bytes were taken without a word in the row, and the upload is at %d: %v", receipt.Upload.Offset, err)
 	}
 	heal()
 	for _, to := range []int{17 << 20, 24 << 20} {

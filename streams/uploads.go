@@ -148,8 +148,11 @@ func (u *Uploads) Settle(ctx context.Context, id string, permit func() error) (s
 		}
 		return over.upload, nil
 	}
-	if err != nil || permit == nil || !s.upload.Whole() {
-		return s.upload, err
+	if err != nil {
+		return store.Upload{}, err
+	}
+	if permit == nil || !s.upload.Whole() {
+		return s.upload, nil
 	}
 	if err := permit(); err != nil {
 		return s.upload, err
