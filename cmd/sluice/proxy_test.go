@@ -9,12 +9,14 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,7 +24,8 @@ import (
 	"time"
 )
 
-// proxySetup is one way to stand before Sluice. In its text DIR, LISTEN and BACKEND are replaced.
+// proxySetup is one way to stand before Sluice. In its text DIR, LISTEN and BACKEND are replaced; what is said of a server is said
+// once for each.
 type proxySetup struct {
 	name, program, text string
 }
@@ -42,10 +45,13 @@ http {
 // nginxWith passes everything on, with what else is said in its location.
 func nginxWith(name string, location ...string) proxySetup {
 	return proxySetup{name, "nginx", nginxAround + `
+	upstream sluice {
+		server BACKEND;
+	}
 	server {
 		listen LISTEN;
 		location / {
-			proxy_pass http://BACKEND;
+			proxy_pass http://sluice;
 			` + strings.Join(location, "\n\t\t\t") + `
 		}
 	}
@@ -153,8 +159,11 @@ func (p *proxy) mover(t testing.TB, token, cursor string) *mover {
 	return f
 }
 
-// start runs the proxy before an instance until the test ends.
-func (s proxySetup) start(t testing.TB, backend string) *proxy {
+// servers are the lines of a configuration that say where an instance is.
+var servers = regexp.MustCompile(`(?m)^(\s*server )(.*)BACKEND(.*\n)`)
+
+// start runs the proxy before instances until the test ends.
+func (s proxySetup) start(t testing.TB, backends ...string) *proxy {
 	t.Helper()
 	dir := shortDir(t)
 	made := &proxy{}
@@ -162,6 +171,15 @@ func (s proxySetup) start(t testing.TB, backend string) *proxy {
 	if s.tls() {
 		scheme, made.root = "https://", certified(t, dir)
 	}
+	all := ""
+	for i, backend := range backends {
+		name := "${2}"
+		if s.program == "haproxy" {
+			name = fmt.Sprint("instance", i, " ")
+		}
+		all += "${1}" + name + strings.TrimPrefix(backend, "http://") + "${3}"
+	}
+	lines := servers.ReplaceAllString(s.text, all)
 	path := filepath.Join(dir, "config")
 	arguments := []string{"-db", "-f", path}
 	if s.program == "nginx" {
@@ -170,7 +188,7 @@ func (s proxySetup) start(t testing.TB, backend string) *proxy {
 	// A port that was free a moment ago may be taken now: then it is another one's turn.
 	for range 5 {
 		address := freePort(t)
-		text := strings.NewReplacer("DIR", dir, "LISTEN", address, "BACKEND", strings.TrimPrefix(backend, "http://")).Replace(s.text)
+		text := strings.NewReplacer("DIR", dir, "LISTEN", address).Replace(lines)
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
