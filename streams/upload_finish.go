@@ -113,6 +113,7 @@ func (u *Uploads) commitOutcome(ctx context.Context, claimed *store.ClaimedUploa
 func (u *Uploads) verify(ctx context.Context, claimed *store.ClaimedUpload) (outcome *store.FinishUpload, digest bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	defer context.AfterFunc(u.ctx, func() { cancel(ErrUploadBusy) })() // another instance goes on
 	u.beside.Go(func() {
 		ticker := time.NewTicker(renewEvery)
 		defer ticker.Stop()
