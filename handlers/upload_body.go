@@ -53,9 +53,12 @@ func (s *Server) uploads(h handler) http.HandlerFunc {
 			return nil
 		}
 		body.leave(w, r)
-		if errors.Is(err, store.ErrUnavailable) {
-			p := later("the database does not answer; HEAD tells from where to go on")
-			p.cause, err = err, p
+		for away, what := range map[error]string{store.ErrUnavailable: "the database does not answer", streams.ErrStorage: "the bytes cannot be stored"} {
+			if errors.Is(err, away) {
+				p := later("%s for now; HEAD tells from where to go on", what)
+				p.cause, err = err, p
+				break
+			}
 		}
 		if p := problemOf(err); r.Method == http.MethodHead && p.Status == http.StatusServiceUnavailable && patches(dialectOf(r)) {
 			// tus-js-client takes every other refusal of its HEAD for the end of the upload, and sends the file from the start.

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 	"sync"
@@ -41,16 +42,10 @@ func (u *Uploads) Append(ctx context.Context, c Chunk) (Receipt, error) {
 			return Receipt{}, err
 		}
 	}
-	var over *overError
-	switch err := u.own(ctx, s); {
-	case errors.As(err, &over):
-		return u.appendOver(ctx, s, &c, over.upload)
-	case err != nil:
-		return Receipt{}, err // the row may be behind what was acknowledged
-	case s.upload.Kind == store.UploadJoined:
-		return Receipt{Upload: s.upload}, ErrUploadJoined
+	receipt, err := u.appendOwned(ctx, s, &c)
+	if errors.Is(err, errStale) {
+		receipt, err = u.appendOwned(ctx, s, &c)
 	}
-	receipt, err := u.appendTo(ctx, s, &c)
 	if err != nil {
 		receipt.Upload, err = u.failed(ctx, s, c.Offset, receipt.Upload, err)
 	}
@@ -58,19 +53,40 @@ func (u *Uploads) Append(ctx context.Context, c Chunk) (Receipt, error) {
 	return receipt, err
 }
 
+// errStale says that another instance had taken over before the request came: none of its body has been read, so it may take over
+// in turn.
+var errStale = fmt.Errorf("%w, before the request came", store.ErrUploadMoved)
+
+// appendOwned makes this process the writer, and adds a chunk.
+func (u *Uploads) appendOwned(ctx context.Context, s *session, c *Chunk) (Receipt, error) {
+	var over *overError
+	switch err := u.own(ctx, s); {
+	case errors.As(err, &over):
+		return u.appendOver(ctx, s, c, over.upload)
+	case err != nil:
+		return Receipt{}, err // the row may be behind what was acknowledged
+	case s.upload.Kind == store.UploadJoined:
+		return Receipt{Upload: s.upload}, ErrUploadJoined
+	}
+	return u.appendTo(ctx, s, c)
+}
+
 // failed gives what the error of a writer means to who asked: what became of the upload where its bytes may be lost, or where
-// it is by now if another instance has taken over.
+// it is by now, as far as the row has heard, if another instance has taken over: that one is not disturbed by those it was
+// faster than.
 func (u *Uploads) failed(ctx context.Context, s *session, given int64, upload store.Upload, err error) (store.Upload, error) {
 	if errors.Is(err, errUnsynced) {
 		upload, err = u.spoil(ctx, s, err)
 	}
 	if errors.Is(err, blobs.ErrFenced) || errors.Is(err, store.ErrUploadMoved) {
-		// How far the upload is, is known for sure once we are its writer again.
+		known := s.upload.Offset
 		s.disown()
-		if err := u.own(ctx, s); err != nil && !errors.As(err, new(*overError)) {
+		moved, err := u.log.Upload(ctx, s.id)
+		if err != nil {
 			return store.Upload{}, err
 		}
-		return s.upload, &OffsetError{Given: given, Current: s.upload.Offset, Yielded: true}
+		moved.Offset = max(moved.Offset, known)
+		return moved, &OffsetError{Given: given, Current: moved.Offset, Yielded: true}
 	}
 	return upload, err
 }
@@ -178,13 +194,16 @@ func (u *Uploads) take(ctx context.Context, s *session, c *Chunk, said ofWhole) 
 	}
 	if err := u.segmentFor(ctx, s); err != nil {
 		s.disown()
+		if errors.Is(err, store.ErrUploadMoved) {
+			return errStale
+		}
 		return err
 	}
 	size, declared := s.upload.Size, s.upload.Declared
 	sized, verify := s.learn(said), newChunkDigest(c)
 	reading := u.read(ctx, s, c, verify)
 	yielded := s.end()
-	if errors.Is(reading, errStorage) {
+	if errors.Is(reading, ErrStorage) {
 		s.disown() // also where a newer request waits: it must not go on with what has failed
 		return reading
 	}
@@ -221,8 +240,8 @@ func (u *Uploads) take(ctx context.Context, s *session, c *Chunk, said ofWhole) 
 	return reading
 }
 
-// errStorage marks what the store of bytes fails with: the segment is of no use any more.
-var errStorage = errors.New("the bytes cannot be stored")
+// ErrStorage marks what the store of bytes fails with: the segment is of no use any more. What was acknowledged stays.
+var ErrStorage = errors.New("the bytes cannot be stored")
 
 // read digests and writes the body. A body without a digest is committed as it comes.
 func (u *Uploads) read(ctx context.Context, s *session, c *Chunk, verify *chunkDigest) error {
@@ -242,7 +261,7 @@ func (u *Uploads) read(ctx context.Context, s *session, c *Chunk, verify *chunkD
 				verify.write(piece[:n])
 			}
 			if _, failed := s.segment.Write(piece[:n]); failed != nil {
-				return errors.Join(errStorage, failed)
+				return errors.Join(ErrStorage, failed)
 			}
 			s.written += int64(n)
 		}
@@ -257,13 +276,13 @@ func (u *Uploads) read(ctx context.Context, s *session, c *Chunk, verify *chunkD
 		}
 		if verify == nil && s.written-s.segments[len(s.segments)-1].Size >= prefixBytes {
 			if err := u.commit(context.WithoutCancel(ctx), s, blobs.Chunk{}, false); err != nil {
-				return errors.Join(errStorage, err)
+				return errors.Join(ErrStorage, err)
 			}
 			if c.Progress != nil {
 				c.Progress(s.upload.Offset)
 			}
 			if err := u.segmentFor(ctx, s); err != nil {
-				return errors.Join(errStorage, err)
+				return errors.Join(ErrStorage, err)
 			}
 		}
 	}

@@ -2,8 +2,11 @@ package streams
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"sluice/store"
@@ -24,36 +27,64 @@ const (
 // Run keeps uploads in order until ctx ends: rows are told of what comes slowly, what nobody goes on with expires,
 // verifications that were left are finished, and bytes that nobody needs are deleted. Every instance runs it.
 func (u *Uploads) Run(ctx context.Context) {
-	flush, orphans, expire := time.NewTicker(flushEvery), time.NewTicker(orphansEvery), time.NewTicker(expireEvery)
-	leftovers := time.NewTicker(leftoversEvery)
-	defer flush.Stop()
-	defer orphans.Stop()
-	defer expire.Stop()
-	defer leftovers.Stop()
-	u.CollectLeftovers(ctx, leftoverAge)
-	for {
-		var err error
-		select {
-		case <-ctx.Done():
-			return
-		case <-flush.C:
-			u.flush(ctx)
-		case <-orphans.C:
-			err = u.adopt(ctx)
-		case <-expire.C:
-			err = u.expire(ctx)
-		case <-leftovers.C:
-			u.CollectLeftovers(ctx, leftoverAge)
-			err = u.log.ForgetUploads(ctx, forgetAfter)
-		}
-		if err != nil && ctx.Err() == nil {
-			u.options.Log.Warn("uploads cannot be kept in order for now", "err", err)
-		}
+	var group sync.WaitGroup
+	defer group.Wait()
+	for _, chore := range []struct {
+		every time.Duration
+		do    func(context.Context) error
+	}{
+		{flushEvery, u.flush}, {orphansEvery, u.adopt}, {expireEvery, u.expire}, {leftoversEvery, u.tidy},
+	} {
+		group.Go(func() {
+			ticker := time.NewTicker(chore.every)
+			defer ticker.Stop()
+			for {
+				if err := chore.do(ctx); err != nil && ctx.Err() == nil {
+					u.options.Log.Warn("uploads cannot be kept in order for now", "err", err)
+				}
+				select {
+				case <-ctx.Done():
+					return
+				case <-ticker.C:
+				}
+			}
+		})
 	}
 }
 
+// tidy deletes what nobody needs any more: bytes, and rows of uploads that have long been over.
+func (u *Uploads) tidy(ctx context.Context) error {
+	err := u.Mark(ctx)
+	if err == nil {
+		err = u.collectLeftovers(ctx)
+	}
+	return errors.Join(err, u.log.ForgetUploads(ctx, forgetAfter))
+}
+
+// Mark leaves a sign of the database with the bytes, where there are none yet, and fails where the bytes are those of another
+// one: what one database knows nothing of may be all that the other has.
+func (u *Uploads) Mark(ctx context.Context) error {
+	key, err := u.log.SharedKey(ctx, "blobs")
+	if err != nil {
+		return err
+	}
+	sign := fmt.Sprintf("database-%x", sha256.Sum256(key))
+	foreign := u.blobs.Sees(ctx, sign)
+	if foreign == nil {
+		return nil
+	}
+	found := errors.New("there are uploads")
+	switch err := u.blobs.Uploads(ctx, func(string, time.Time) error { return found }); {
+	case errors.Is(err, found):
+		return fmt.Errorf("%s has uploads of another database, so what this one does not know is not deleted there: %w", u.blobs, foreign)
+	case err != nil:
+		return err
+	}
+	return u.blobs.Announce(ctx, sign)
+}
+
 // flush tells the rows of uploads that no request has come for, and lets go of those that nobody goes on with.
-func (u *Uploads) flush(ctx context.Context) {
+func (u *Uploads) flush(ctx context.Context) error {
 	u.mu.Lock()
 	sessions := make([]*session, 0, len(u.sessions))
 	for _, s := range u.sessions {
@@ -81,6 +112,7 @@ func (u *Uploads) flush(ctx context.Context) {
 		}
 		u.pass(s)
 	}
+	return nil
 }
 
 // adopt finishes verifications whose process has died.
@@ -110,9 +142,9 @@ func (u *Uploads) expire(ctx context.Context) error {
 	return err
 }
 
-// CollectLeftovers deletes bytes of uploads that are over or were never made, which a crash or a failing store has left, once
-// they are older than age.
-func (u *Uploads) CollectLeftovers(ctx context.Context, age time.Duration) {
+// collectLeftovers deletes bytes of uploads that are over or were never made, which a crash or a failing store has left, once
+// they are old enough.
+func (u *Uploads) collectLeftovers(ctx context.Context) error {
 	var found []string
 	look := func() error {
 		needed, err := u.log.NeededUploads(ctx, found)
@@ -129,7 +161,7 @@ func (u *Uploads) CollectLeftovers(ctx context.Context, age time.Duration) {
 		return nil
 	}
 	err := u.blobs.Uploads(ctx, func(upload string, changed time.Time) error {
-		if time.Since(changed) < age {
+		if time.Since(changed) < leftoverAge {
 			return nil
 		}
 		found = append(found, upload)
@@ -141,7 +173,5 @@ func (u *Uploads) CollectLeftovers(ctx context.Context, age time.Duration) {
 	if err == nil && len(found) > 0 {
 		err = look()
 	}
-	if err != nil && ctx.Err() == nil {
-		u.options.Log.Warn("bytes that no upload needs cannot be looked for", "err", err)
-	}
+	return err
 }

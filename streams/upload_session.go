@@ -234,7 +234,7 @@ func (u *Uploads) inherit(ctx context.Context, s *session, claimed *store.Claime
 				break
 			}
 			if err != nil {
-				return err
+				return errors.Join(ErrStorage, err)
 			}
 			for _, note := range notes {
 				s.state = note.State
@@ -303,7 +303,7 @@ func (u *Uploads) segmentFor(ctx context.Context, s *session) error {
 	}
 	segment, err := u.blobs.Create(ctx, s.id, s.upload.Offset, s.upload.Epoch)
 	if err != nil {
-		return err
+		return errors.Join(ErrStorage, err)
 	}
 	s.segment, s.written = segment, 0
 	s.segments = append(s.segments, store.UploadSegment{Start: s.upload.Offset, Epoch: s.upload.Epoch, DigestState: append([]byte(nil), s.state...)})

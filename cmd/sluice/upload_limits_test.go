@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sluice/handlers"
+	"sluice/store/localpg/pgtest"
 )
 
 // TestUploadExpiry leaves uploads alone for too long: every verb but GET is answered with 410, their bytes are gone, and the log
@@ -171,6 +172,11 @@ func TestUploadLeftovers(t *testing.T) {
 	}
 	living.run(len(living.file))
 	living.arrived(s)
+	ready.arrived(s)
+
+	// A database that knows none of them, since somebody has mistyped its name, takes none of them for a leftover.
+	stranger := serve(t, "--database-url="+pgtest.Database(t), "--blobs=file://"+s.dir, "--ocr-workers=0")
+	until(t, "it is not said whose uploads these are", func() bool { return strings.Contains(stranger.errors.String(), "uploads of another database") })
 	ready.arrived(s)
 }
 

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -111,14 +114,14 @@ func TestUploadTakeover(t *testing.T) {
 	for _, one := range []struct {
 		owner string
 		body  bool
-		then  func(*process)
+		then  func(testing.TB, *process)
 	}{
 		{"idle", false, nil},
 		{"busy", true, nil},
 		{"stopped", false, stopProcess},
 		{"stopped with a body on its way", true, stopProcess},
-		{"killed", false, (*process).kill},
-		{"killed with a body on its way", true, (*process).kill},
+		{"killed", false, killProcess},
+		{"killed with a body on its way", true, killProcess},
 	} {
 		a := s.serve(t)
 		var took []time.Duration
@@ -137,7 +140,7 @@ func TestUploadTakeover(t *testing.T) {
 				u.acked = 8 << 20
 			}
 			if one.then != nil {
-				one.then(a)
+				one.then(t, a)
 			}
 			n := u.elsewhere(b)
 			took = append(took, n.takeOver())
@@ -153,7 +156,26 @@ func TestUploadTakeover(t *testing.T) {
 	}
 }
 
-func stopProcess(p *process) { _ = p.command.Process.Signal(syscall.SIGSTOP) }
+func killProcess(_ testing.TB, p *process) { p.kill() }
+
+// stopProcess returns once none of its threads runs any more.
+func stopProcess(t testing.TB, p *process) {
+	t.Helper()
+	if err := p.command.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	tasks := fmt.Sprintf("/proc/%d/task/*/stat", p.command.Process.Pid)
+	until(t, "the instance does not stop", func() bool {
+		files, _ := filepath.Glob(tasks)
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if _, state, _ := strings.Cut(string(text), ") "); err != nil || !strings.HasPrefix(state, "T") {
+				return false
+			}
+		}
+		return len(files) > 0
+	})
+}
 
 // TestUploadZombie stops an instance with a body on its way and lets it go on once another one has taken over: its client is told,
 // and of what it still brings nothing counts.
@@ -172,7 +194,7 @@ func TestUploadZombie(t *testing.T) {
 		u.sent = 16 << 20
 		zombie.send(u.file[:u.sent])
 		until(t, "the body is not read", func() bool { return u.stands().Offset >= 4<<20 })
-		stopProcess(a)
+		stopProcess(t, a)
 		zombie.send(wrong)
 		u.acked = 4 << 20
 		n := u.elsewhere(b)
@@ -187,7 +209,7 @@ func TestUploadZombie(t *testing.T) {
 			}
 		}
 		zombie.refused()
-		n.runOn(len(n.file)) // to answer its client, the zombie has asked how far the upload is
+		n.runOn(len(n.file))
 		n.arrived(s)
 		t.Logf("%s: the zombie was told %d", one.what, zombie.got.offset())
 	}

@@ -108,6 +108,9 @@ func (i *instance) uploads(ctx context.Context, metrics *streams.Metrics) error 
 		defer cancel()
 		i.incoming.Close(stopping)
 	})
+	if err := i.incoming.Mark(ctx); err != nil {
+		i.log.Warn("leftovers of uploads are not collected", "err", err)
+	}
 	i.background(i.incoming.Run)
 	i.documents = streams.NewDocuments(i.events, i.appender, i.incoming, reader, streams.DocumentOptions{
 		Workers: flags.OCRWorkers, Instance: name, Dir: scratch.Dir,
