@@ -68,7 +68,7 @@ func TestUploadKilledAtItsEnd(t *testing.T) {
 		u.sent = len(u.file)
 		last.send(u.file)
 		last.body.Close()
-		<-someTime(150 * time.Millisecond)
+		<-someTime(50 * time.Millisecond)
 		a.kill()
 		<-last.done
 		began := time.Now()
