@@ -25,7 +25,7 @@ type probed struct {
 
 // live answers that the process runs.
 func (s *Server) live(w http.ResponseWriter, _ *http.Request) error {
-	return answer(w, http.StatusOK, map[string]string{"status": "ok", "version": s.Version})
+	return s.answer(w, http.StatusOK, map[string]string{"status": "ok", "version": s.Version})
 }
 
 // ready answers whether requests should be sent here: every check by its name, 503 where one fails. What failed is
@@ -34,7 +34,7 @@ func (s *Server) live(w http.ResponseWriter, _ *http.Request) error {
 // At drain it fails without asking anything, so that load balancers turn away before streams do.
 func (s *Server) ready(w http.ResponseWriter, r *http.Request) error {
 	if s.Draining() {
-		return answer(w, http.StatusServiceUnavailable, readiness{"not ready", map[string]string{"drain": "draining"}})
+		return s.answer(w, http.StatusServiceUnavailable, readiness{"not ready", map[string]string{"drain": "draining"}})
 	}
 	// Whoever asks needs no token: those who ask at once share one answer, so that they cannot keep the database busy.
 	// An answer is good for a second: each of them costs the database some queries and a notification.
@@ -50,7 +50,7 @@ func (s *Server) ready(w http.ResponseWriter, r *http.Request) error {
 	if outcome.Status != "ready" {
 		status = http.StatusServiceUnavailable
 	}
-	return answer(w, status, outcome)
+	return s.answer(w, status, outcome)
 }
 
 // readiness is the answer of GET /healthz/ready; every check is "ok" or "failed".
@@ -87,7 +87,7 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	stats := s.Hub.Stats(org)
-	return answer(w, http.StatusOK, map[string]any{
+	return s.answer(w, http.StatusOK, map[string]any{
 		"orgId": org, "activeStreams": stats.Streams, "blockedStreams": stats.Blocked, "ringEvents": stats.RingEvents,
 		"orgs": stats.Orgs, "eventsDelivered": stats.Delivered, "time": time.Now().UTC().Format(wireTime),
 	})

@@ -25,6 +25,7 @@ var openAPIDocument = sync.OnceValues(func() (text []byte, tag string) {
 
 // openAPI is GET /openapi.yaml. It changes with the binary alone, so caches keep it and ask whether it is still the same.
 func (s *Server) openAPI(w http.ResponseWriter, r *http.Request) error {
+	s.due(w)
 	text, tag := openAPIDocument()
 	header := w.Header()
 	header.Set("Cache-Control", "no-cache")

@@ -34,6 +34,7 @@ func (s *Server) asset(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) file(w http.ResponseWriter, r *http.Request, name string) error {
+	s.due(w)
 	header := w.Header()
 	header.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "+
 		"img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")

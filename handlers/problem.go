@@ -111,6 +111,7 @@ func (s *Server) serve(h handler) http.HandlerFunc {
 		}
 		p := problemOf(err)
 		tell(r.Context(), line, p, err)
+		s.due(w)
 		p.write(w)
 	}
 }
@@ -164,6 +165,18 @@ func (p *Problem) object(dst []byte, ref json.RawMessage) []byte {
 		dst = append(append(dst, `,"ref":`...), ref...)
 	}
 	return append(dst, '}')
+}
+
+// due gives an answer its time from now on: who asks and never reads would hold a connection for ever. No connection that was
+// taken from net/http may come here.
+func (s *Server) due(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.WriteTimeout))
+}
+
+// answer writes JSON, to who reads it in time.
+func (s *Server) answer(w http.ResponseWriter, status int, body any) error {
+	s.due(w)
+	return answer(w, status, body)
 }
 
 // answer writes JSON.

@@ -71,7 +71,7 @@ func (s *Server) publish(w http.ResponseWriter, r *http.Request) error {
 	for i, one := range appended {
 		events[i] = wire{one.ID, one.Cursor.String(), one.Duplicate}
 	}
-	return answer(w, http.StatusCreated, map[string]any{"events": events})
+	return s.answer(w, http.StatusCreated, map[string]any{"events": events})
 }
 
 // readJSON reads a body that is typed as JSON, within its limits of size and time.

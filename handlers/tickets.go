@@ -51,7 +51,7 @@ func (s *Server) ticket(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return ticketsAway(err)
 	}
-	return answer(w, http.StatusCreated, map[string]string{"ticket": ticket, "expiresAt": until.UTC().Format(wireTime)})
+	return s.answer(w, http.StatusCreated, map[string]string{"ticket": ticket, "expiresAt": until.UTC().Format(wireTime)})
 }
 
 // noFields reads a body that may be missing and has no fields.

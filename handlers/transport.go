@@ -8,7 +8,7 @@ func (s *Server) transport(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.Auth.Caller(r); err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, struct {
+	return s.answer(w, http.StatusOK, struct {
 		Transport      string `json:"transport"`
 		Reason         string `json:"reason"`
 		RolloutPercent int    `json:"rolloutPercent"`

@@ -3,10 +3,14 @@ package handlers
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -288,4 +292,36 @@ func TestCodedTwice(t *testing.T) {
 	path := d.create(user, 90)
 	d.raw(fmt.Sprintf("PUT %s HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Encoding: identity\r\nContent-Encoding: gzip\r\n"+
 		"Authorization: Bearer %s\r\n\r\nx", path, user)).wants(t, "coded", 415)
+}
+
+// TestAnswersNobodyReads closes connections of clients that ask and ask, and read no answer.
+func TestAnswersNobodyReads(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t, func(d *door) { d.server.WriteTimeout = time.Second })
+	user := mint(t, Claims{})
+	path := d.create(user, 90)
+	d.server.Close() // the routes are served anew, over connections that hold little
+	routes, err := d.server.Routes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := httptest.NewUnstartedServer(routes)
+	served.Config.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		_ = conn.(*net.TCPConn).SetWriteBuffer(4 << 10)
+		return ctx
+	}
+	served.Start()
+	t.Cleanup(served.Close)
+	d.url = served.URL
+	for _, one := range []string{"GET " + path, "GET /v2/uploads/x", "HEAD " + path, "GET " + path + "/progress", "GET /healthz/live", "GET /openapi.yaml"} {
+		conn := d.connect()
+		_ = conn.Conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+		requests := strings.Repeat(fmt.Sprintf("%s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n", one, user), 10)
+		for err = nil; err == nil; {
+			_, err = io.WriteString(conn, requests)
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: the connection stays open", one)
+		}
+	}
 }

@@ -45,7 +45,7 @@ func (s *Server) uploadLink(w http.ResponseWriter, r *http.Request) error {
 	link := url.URL{Path: uploadsPath + "/" + u.ID + "/content", RawQuery: url.Values{
 		"expires": {at}, "signature": {base64.RawURLEncoding.EncodeToString(signature)},
 	}.Encode()}
-	return answer(w, http.StatusCreated, map[string]string{"url": link.String(), "expiresAt": expires.UTC().Format(wireTime)})
+	return s.answer(w, http.StatusCreated, map[string]string{"url": link.String(), "expiresAt": expires.UTC().Format(wireTime)})
 }
 
 // linkTime reads how long a link is to be good; no body is the same as an empty object.

@@ -64,7 +64,7 @@ func (s *Server) uploadProgress(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !streamed {
-		return answer(w, http.StatusOK, progressOf(&u))
+		return s.answer(w, http.StatusOK, progressOf(&u))
 	}
 	// An EventSource comes back whenever a stream ends, unless it is told that there is nothing more.
 	if r.Header.Get("Last-Event-ID") == string(u.State) {

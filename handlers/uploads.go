@@ -198,7 +198,7 @@ func (s *Server) readUpload(w http.ResponseWriter, r *http.Request) error {
 	if u.State != store.UploadExpired && u.State != store.UploadFailed {
 		s.describe(w.Header(), d, &u)
 	}
-	return answer(w, http.StatusOK, uploadResource(&u))
+	return s.answer(w, http.StatusOK, uploadResource(&u))
 }
 
 // headUpload is HEAD: where the upload stands, so that its creator can go on from there. It stops who writes at the moment,
