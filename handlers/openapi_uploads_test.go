@@ -151,6 +151,7 @@ func (c *contract) uploadsLater(user, f string) {
 	at := d.create(user, 90)
 	c.keeps("PUT", oneUpload, d.slowly("PUT", at, user))
 	c.keeps("PATCH", oneUpload, d.slowly("PATCH", d.create(user, 90), user, tusPatch(0)...))
+	c.keeps("POST", "/upload/storage/v1/b/{bucket}/o", d.slowly("POST", sessions+"x", user))
 	c.keeps("POST", "/v2/uploads", d.slowly("POST", "/v2/uploads", user, "Content-Type", "application/json"))
 	d.create(user, 1)
 	for path, asked := range map[string]string{"/v2/uploads": "/v2/uploads", "/upload/storage/v1/b/{bucket}/o": sessions + "x"} {

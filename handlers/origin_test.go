@@ -86,6 +86,11 @@ func TestCORS(t *testing.T) {
 		{"an upload", "https://app.example", "POST", "authorization,content-digest,tus-resumable,upload-offset", plain, true},
 		{"a chunk", "https://app.example", "PUT", "authorization,content-digest,content-range,repr-digest", plain, true},
 		{"a chunk of tus", "https://app.example", "PATCH", "content-type,tus-resumable,upload-checksum,upload-offset", plain, true},
+		{"what tus begins with", "https://app.example", "POST", "tus-resumable,upload-concat,upload-defer-length,upload-length,upload-metadata", plain, true},
+		{"what the draft begins with", "https://app.example", "POST", "content-disposition,upload-complete,upload-draft-interop-version,upload-length", plain, true},
+		{"a chunk of the draft", "https://app.example", "PATCH", "upload-complete,upload-draft-interop-version,upload-incomplete,upload-offset", plain, true},
+		{"a session", "https://app.example", "POST", "x-upload-content-length,x-upload-content-type", plain, true},
+		{"a chunk of a foreign page", "https://evil.example", "PATCH", "content-type,tus-resumable,upload-offset", plain, false},
 		{"a chunk by another method", "https://app.example", "POST", "x-http-method-override", plain, true},
 		{"the end of an upload", "https://app.example", "DELETE", "authorization", plain, true},
 		{"another header", "https://app.example", "POST", "x-evil", plain, false},
@@ -97,6 +102,11 @@ func TestCORS(t *testing.T) {
 			headers := []string{"Origin", c.origin, "Access-Control-Request-Method", c.method}
 			if c.headers != "" {
 				headers = append(headers, "Access-Control-Request-Headers", c.headers)
+			}
+			for _, path := range []string{"/v2/uploads", "/v2/uploads/" + strings.Repeat("a", 26)} { // which answer OPTIONS themselves, too
+				if got := c.door.ask(http.MethodOptions, path, "", "", headers...); (got.header.Get("Access-Control-Allow-Methods") != "") != c.allowed {
+					t.Errorf("%s: %d %v", path, got.status, got.header)
+				}
 			}
 			got := c.door.ask(http.MethodOptions, "/v2/events", "", "", headers...)
 			allowed := got.header.Get("Access-Control-Allow-Origin") == c.origin && got.header.Get("Access-Control-Allow-Methods") != ""

@@ -80,6 +80,21 @@ func readJSON(w http.ResponseWriter, r *http.Request, patience time.Duration) ([
 	if err != nil || kind != "application/json" {
 		return nil, problem(http.StatusUnsupportedMediaType, "the body must be application/json")
 	}
+	body, err := readBody(w, r, patience)
+	if err != nil {
+		return nil, err
+	}
+	if !utf8.Valid(body) {
+		return nil, problem(http.StatusBadRequest, "the body is not UTF-8")
+	}
+	if depth(body) > depthLimit {
+		return nil, problem(http.StatusBadRequest, "the JSON is nested deeper than %d", depthLimit)
+	}
+	return body, nil
+}
+
+// readBody reads a whole body, which has to be there in time.
+func readBody(w http.ResponseWriter, r *http.Request, patience time.Duration) ([]byte, error) {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(patience))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyLimit))
@@ -95,12 +110,6 @@ func readJSON(w http.ResponseWriter, r *http.Request, patience time.Duration) ([
 		return nil, err
 	}
 	_ = control.SetReadDeadline(time.Time{})
-	if !utf8.Valid(body) {
-		return nil, problem(http.StatusBadRequest, "the body is not UTF-8")
-	}
-	if depth(body) > depthLimit {
-		return nil, problem(http.StatusBadRequest, "the JSON is nested deeper than %d", depthLimit)
-	}
 	return body, nil
 }
 

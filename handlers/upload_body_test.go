@@ -284,6 +284,14 @@ func TestConnectionSurvivesRefusals(t *testing.T) {
 	}
 }
 
+// TestSlowSession refuses a session whose own body, which nobody looks at, does not come.
+func TestSlowSession(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	d.server.bodyTimeout = 50 * time.Millisecond
+	d.slowly("POST", sessions+"x", mint(t, Claims{})).wants(t, "a session", 408)
+}
+
 // TestCodedTwice refuses a body that says of itself that it is not coded, and then that it is.
 func TestCodedTwice(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"strconv"
 	"strings"
 	"testing"
@@ -179,6 +181,37 @@ func TestNoInterimAnswers(t *testing.T) {
 		}
 		d.answered(conn.from).wants(t, said, first, "Upload-Draft-Interop-Version", "8")
 	}
+}
+
+// TestInterimAnswersEveryWay gives them over every version of HTTP that has them, to those alone who name a version of the draft.
+func TestInterimAnswersEveryWay(t *testing.T) {
+	everyWay(t, func(t *testing.T, d *door) {
+		user, f := mint(t, Claims{}), pdf(40, 23)
+		for what, headers := range map[string][]string{
+			"the draft": ietf(8, true), "the draft, unnamed": ietf(0, true), "one that is not spoken": append(ietf(0, true), "Upload-Draft-Interop-Version", "7"),
+			"tus": tus("Upload-Length", "40", "Content-Type", offsetStream),
+		} {
+			var told []string
+			trace := &httptrace.ClientTrace{Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
+				told = append(told, fmt.Sprint(code, " ", header.Get("Location")))
+				return nil
+			}}
+			request, _ := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), trace), "POST", d.url+"/v2/uploads", strings.NewReader(f))
+			request.Header.Set("Authorization", "Bearer "+user)
+			for i := 0; i < len(headers); i += 2 {
+				request.Header.Set(headers[i], headers[i+1])
+			}
+			response, err := d.client.Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			response.Body.Close()
+			location := response.Header.Get("Location")
+			if named := what == "the draft"; response.StatusCode != 201 || named != (len(told) > 0) || named && told[0] != "104 "+location {
+				t.Errorf("%s: %d at %q, before it %q", what, response.StatusCode, location, told)
+			}
+		}
+	})
 }
 
 // TestDialectsMix sends one upload in every dialect by turns.

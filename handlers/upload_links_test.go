@@ -72,6 +72,9 @@ func TestForgedLinks(t *testing.T) {
 	}
 	flipped := []byte(signature)
 	flipped[0] ^= 1
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	before, last := signature[:len(signature)-1], signature[len(signature)-1]
+	same := before + letters[strings.IndexByte(letters, last)^1:][:1] // its last bits are not of the 32 bytes
 	for what, one := range map[string]struct{ path, expires, signature string }{
 		"another time":      {path, strconv.FormatInt(at+1, 10), signature},
 		"a time written so": {path, "0" + expires, signature},
@@ -82,6 +85,9 @@ func TestForgedLinks(t *testing.T) {
 		"a part of it":      {path, expires, signature[:20]},
 		"no signature":      {path, expires, ""},
 		"no base64":         {path, expires, "%"},
+		"the same bytes":    {path, expires, same},
+		"a line behind it":  {path, expires, signature + "\n"},
+		"other digits":      {path, strings.Map(func(r rune) rune { return r - '0' + '\uff10' }, expires), signature},
 		"more behind it":    {path, expires, signature + "AAAA"},
 	} {
 		query := url.Values{"expires": {one.expires}, "signature": {one.signature}}

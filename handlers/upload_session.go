@@ -1,7 +1,6 @@
 package handlers
 
 import (
-	"io"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -21,15 +20,13 @@ func isSession(r *http.Request) bool {
 }
 
 // creation reads name= and the X-Upload headers. What the body says is not looked at.
-func (sessionDialect) creation(_ *Server, _ http.ResponseWriter, r *http.Request) (store.NewUpload, *streams.Chunk, error) {
+func (sessionDialect) creation(s *Server, w http.ResponseWriter, r *http.Request) (store.NewUpload, *streams.Chunk, error) {
 	draft := store.NewUpload{}
 	if !isSession(r) {
 		return draft, nil, invalid("uploadType", "resumable is expected")
 	}
-	if n, err := io.Copy(io.Discard, io.LimitReader(r.Body, bodyLimit+1)); err != nil {
-		return draft, nil, problem(http.StatusBadRequest, "the body ended early")
-	} else if n > bodyLimit {
-		return draft, nil, problem(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", bodyLimit)
+	if _, err := readBody(w, r, s.bodyTimeout); err != nil {
+		return draft, nil, err
 	}
 	name := r.URL.Query().Get("name")
 	if name == "" {
