@@ -15,10 +15,10 @@ var (
 		"Upload-Concat", "Upload-Defer-Length", "Upload-Draft-Interop-Version", "Upload-Incomplete", "Upload-Length", "Upload-Limit", "Upload-Metadata",
 		"Upload-Offset",
 	}
-	allowedHeaders = append([]string{
+	allowedHeaders = slices.Clip(append([]string{ // go-chi/cors appends to it
 		"Authorization", "Content-Type", "Content-Disposition", "Last-Event-ID", requestIDHeader, "X-HTTP-Method-Override",
 		"X-Upload-Content-Length", "X-Upload-Content-Type",
-	}, uploadHeaders...)
+	}, uploadHeaders...))
 	exposedHeaders = append([]string{
 		requestIDHeader, "Retry-After", "Location", "ETag", "Range", "Upload-Expires", "Tus-Version", "Tus-Extension", "Tus-Max-Size",
 		"Tus-Checksum-Algorithm",
