@@ -37,6 +37,8 @@ func (s *Server) openAPI(w http.ResponseWriter, r *http.Request) error {
 	}
 	header.Set("Content-Type", "application/yaml")
 	header.Set("Content-Length", strconv.Itoa(len(text)))
-	_, err := w.Write(text)
-	return err
+	if _, err := w.Write(text); err != nil {
+		panic(http.ErrAbortHandler) // the client is gone, and the status is out
+	}
+	return nil
 }

@@ -176,7 +176,10 @@ func (s *Server) due(w http.ResponseWriter) {
 // answer writes JSON, to who reads it in time.
 func (s *Server) answer(w http.ResponseWriter, status int, body any) error {
 	s.due(w)
-	return answer(w, status, body)
+	if err := answer(w, status, body); err != nil {
+		panic(http.ErrAbortHandler) // the client is gone, and the status is out
+	}
+	return nil
 }
 
 // answer writes JSON.

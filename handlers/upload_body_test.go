@@ -332,4 +332,7 @@ func TestAnswersNobodyReads(t *testing.T) {
 			t.Errorf("%s: the connection stays open", one)
 		}
 	}
+	if text := d.log.String(); strings.Contains(text, "level=ERROR") {
+		t.Errorf("who reads nothing is taken for a defect: %s", text[strings.Index(text, "level=ERROR"):][:200])
+	}
 }
