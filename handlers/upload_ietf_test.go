@@ -183,6 +183,48 @@ func TestNoInterimAnswers(t *testing.T) {
 	}
 }
 
+// TestDigestOfTheWhole names the file's digest in each place that there is for it, and holds the file against it at its end.
+func TestDigestOfTheWhole(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	user, f := mint(t, Claims{}), pdf(40, 24)
+	wrong := sum("x")
+	for what, begin := range map[string]func() string{
+		"with the first bytes, by the draft": func() string {
+			return d.ask("POST", "/v2/uploads", user, f[:10], ietf(9, false, "Repr-Digest", wrong)...).header.Get("Location")
+		},
+		"in metadata": func() string {
+			return d.tusCreate(user, f[:10], "Upload-Defer-Length", "1", "Upload-Metadata", "sha256 "+b64(sumHex("x")), "Content-Type", offsetStream)
+		},
+		"with a chunk": func() string {
+			path := d.create(user, -1)
+			d.ask("PUT", path, user, f[:10], "Upload-Offset", "0", "Repr-Digest", wrong).wants(t, "the first chunk", 204)
+			return path
+		},
+	} {
+		d.walk(begin(), user, []step{
+			{what + ", and another one", "PATCH", f[10:], ietfPatch(9, 10, true, "Repr-Digest", sum(f)), 400, []string{"type", "digest-mismatched-values", "Upload-Complete", "?0", "Upload-Offset", "10"}},
+			{what, "PATCH", f[10:], ietfPatch(9, 10, true, "Want-Repr-Digest", "sha-256=9"), 400, []string{"type", "digest-mismatched-values", "Upload-Complete", "?1", "Repr-Digest", "-"}},
+		})
+	}
+}
+
+// TestOffsetProblem tells a client in its body, too, from where to go on.
+func TestOffsetProblem(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	user := mint(t, Claims{})
+	path := d.create(user, 90)
+	d.ask("PUT", path, user, "%", "Upload-Offset", "0").wants(t, "the first byte", 204)
+	for method, headers := range map[string][]string{"PUT": {"Upload-Offset", "5"}, "PATCH": ietfPatch(9, 5, false)} {
+		got := d.ask(method, path, user, "x", headers...)
+		p := got.problem(t)
+		if p.Expected == nil || *p.Expected != 1 || p.Provided == nil || *p.Provided != 5 || !strings.Contains(got.body, `"expected-offset":1,"provided-offset":5`) {
+			t.Errorf("%s: %s", method, got.body)
+		}
+	}
+}
+
 // TestInterimAnswersEveryWay gives them over every version of HTTP that has them, to those alone who name a version of the draft.
 func TestInterimAnswersEveryWay(t *testing.T) {
 	everyWay(t, func(t *testing.T, d *door) {
