@@ -17,11 +17,11 @@ var (
 	}
 	allowedHeaders = slices.Clip(append([]string{ // go-chi/cors appends to it
 		"Authorization", "Content-Type", "Content-Disposition", "Last-Event-ID", requestIDHeader, "X-HTTP-Method-Override",
-		"X-Upload-Content-Length", "X-Upload-Content-Type",
+		"If-Match", "If-None-Match", "If-Range", "Range", "X-Upload-Content-Length", "X-Upload-Content-Type",
 	}, uploadHeaders...))
 	exposedHeaders = append([]string{
 		requestIDHeader, "Retry-After", "Location", "ETag", "Range", "Upload-Expires", "Tus-Version", "Tus-Extension", "Tus-Max-Size",
-		"Tus-Checksum-Algorithm",
+		"Tus-Checksum-Algorithm", "Accept-Patch", "Accept-Ranges", "Content-Disposition",
 	}, uploadHeaders...)
 )
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -134,6 +135,9 @@ func (s *Server) notAllowed(routes chi.Routes) handler {
 					w.Header().Add("Allow", http.MethodHead)
 				}
 			}
+		}
+		if strings.HasPrefix(r.URL.Path, uploadsPath) {
+			dialectOf(r).greet(w.Header())
 		}
 		return problem(http.StatusMethodNotAllowed, "%s is not a method of this path", r.Method)
 	}

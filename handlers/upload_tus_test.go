@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -263,5 +264,16 @@ func TestTusHeadWithoutDatabase(t *testing.T) {
 		if got := d.ask(http.MethodHead, at, user, "", headers...); got.status != status || got.header.Get("Retry-After") == "" {
 			t.Errorf("HEAD with %v: %d, %v", headers, got.status, got.header)
 		}
+	}
+}
+
+// TestTusNotAllowed asks for what no upload has: that answer, too, names the version.
+func TestTusNotAllowed(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	at := d.create(mint(t, Claims{}), 90)
+	got := d.ask(http.MethodPost, at, mint(t, Claims{}), "", tus()...)
+	if got.status != http.StatusMethodNotAllowed || got.header.Get("Tus-Resumable") != "1.0.0" || !slices.Contains(got.header.Values("Allow"), "PATCH") {
+		t.Errorf("%d, %v", got.status, got.header)
 	}
 }
