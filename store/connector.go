@@ -69,6 +69,9 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 		conn.Close()
 		return nil, err
 	}
+	if c.use.pooled {
+		return uncancelled{conn.(pqConn)}, nil
+	}
 	return conn, nil
 }
 

@@ -123,12 +123,7 @@ func (o *Outbox) Find(ctx context.Context) (waiting int, err error) {
 const awaitSQL = `select sluice.await_outbox($1, make_interval(secs => $2), make_interval(secs => $3))`
 
 // Await waits for half a second at most until there is something to find. It goes with a Find that has found nothing.
-// A wait that has begun is not broken off: PgBouncer 1.18 does not survive every request to cancel a statement.
 func (o *Outbox) Await(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	ctx = context.WithoutCancel(ctx)
 	rows, err := o.store.await.query(ctx, o.store.db, o.tx, o.moved, outboxPatience.Seconds(), outboxPause.Seconds())
 	if err == nil {
 		for rows.Next() {
