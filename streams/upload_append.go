@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding"
 	"errors"
-	"fmt"
 	"hash"
 	"io"
 	"sync"
@@ -42,33 +41,21 @@ func (u *Uploads) Append(ctx context.Context, c Chunk) (Receipt, error) {
 			return Receipt{}, err
 		}
 	}
-	receipt, err := u.appendOwned(ctx, s, &c)
-	if errors.Is(err, errStale) {
-		receipt, err = u.appendOwned(ctx, s, &c)
-	}
-	if err != nil {
-		receipt.Upload, err = u.failed(ctx, s, c.Offset, receipt.Upload, err)
-	}
-	u.metrics.refused(err)
-	return receipt, err
-}
-
-// errStale says that another instance had taken over before the request came: none of its body has been read, so it may take over
-// in turn.
-var errStale = fmt.Errorf("%w, before the request came", store.ErrUploadMoved)
-
-// appendOwned makes this process the writer, and adds a chunk.
-func (u *Uploads) appendOwned(ctx context.Context, s *session, c *Chunk) (Receipt, error) {
 	var over *overError
 	switch err := u.own(ctx, s); {
 	case errors.As(err, &over):
-		return u.appendOver(ctx, s, c, over.upload)
+		return u.appendOver(ctx, s, &c, over.upload)
 	case err != nil:
 		return Receipt{}, err // the row may be behind what was acknowledged
 	case s.upload.Kind == store.UploadJoined:
 		return Receipt{Upload: s.upload}, ErrUploadJoined
 	}
-	return u.appendTo(ctx, s, c)
+	receipt, err := u.appendTo(ctx, s, &c)
+	if err != nil {
+		receipt.Upload, err = u.failed(ctx, s, c.Offset, receipt.Upload, err)
+	}
+	u.metrics.refused(err)
+	return receipt, err
 }
 
 // failed gives what the error of a writer means to who asked: what became of the upload where its bytes may be lost, or where
@@ -194,9 +181,6 @@ func (u *Uploads) take(ctx context.Context, s *session, c *Chunk, said ofWhole) 
 	}
 	if err := u.segmentFor(ctx, s); err != nil {
 		s.disown()
-		if errors.Is(err, store.ErrUploadMoved) {
-			return errStale
-		}
 		return err
 	}
 	size, declared := s.upload.Size, s.upload.Declared

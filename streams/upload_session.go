@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash"
@@ -54,7 +53,9 @@ type session struct {
 	fresh    int           // segments before it are in the row as they are here
 	sealing  chan sealed   // the outcome of sealing the one before the last; nil: nothing is being sealed
 
-	recorded       time.Time // when the row was written
+	recording      chan error // the outcome of writing the row beside; nil: it is not being written
+	unrecorded     error      // why that has failed: the row does not know the last segment
+	recorded       time.Time  // when the row was written
 	recordedOffset int64
 }
 
@@ -307,8 +308,8 @@ func (u *Uploads) segmentFor(ctx context.Context, s *session) error {
 	}
 	s.segment, s.written = segment, 0
 	s.segments = append(s.segments, store.UploadSegment{Start: s.upload.Offset, Epoch: s.upload.Epoch, DigestState: append([]byte(nil), s.state...)})
-	// The row knows the segment before a byte of it counts: a successor has to find it.
-	return u.record(ctx, s, nil)
+	u.recordBeside(ctx, s)
+	return nil
 }
 
 // seal ends the open segment; its bytes are synced beside what follows. One such sync at a time keeps what is not on the
@@ -360,6 +361,10 @@ func (s *session) sealedBefore() error {
 
 // commit makes what was written count.
 func (u *Uploads) commit(ctx context.Context, s *session, chunk blobs.Chunk, needRow bool) error {
+	// The row knows the segment before a byte of it counts: a successor has to find it.
+	if err := s.recordedBeside(); err != nil {
+		return err
+	}
 	last := &s.segments[len(s.segments)-1]
 	state, err := s.digest.(encoding.BinaryAppender).AppendBinary(s.state[:0])
 	if err != nil {
@@ -379,32 +384,6 @@ func (u *Uploads) commit(ctx context.Context, s *session, chunk blobs.Chunk, nee
 	if needRow || !u.blobs.Remembers() || s.upload.Offset-s.recordedOffset >= recordBytes || time.Since(s.recorded) >= recordEvery {
 		return u.record(ctx, s, nil)
 	}
-	return nil
-}
-
-// record writes down how far the upload has come.
-func (u *Uploads) record(ctx context.Context, s *session, with func(*store.UploadRecord)) error {
-	now := time.Now()
-	if elapsed := now.Sub(s.recorded); s.upload.Offset > s.recordedOffset && elapsed > 0 {
-		rate := float64(s.upload.Offset-s.recordedOffset) / elapsed.Seconds()
-		if s.upload.Rate > 0 {
-			rate = (rate + s.upload.Rate) / 2
-		}
-		s.upload.Rate = rate
-	}
-	r := store.UploadRecord{
-		ID: s.id, Epoch: s.upload.Epoch, Offset: s.upload.Offset, Size: s.upload.Size, DigestState: s.state, Chunks: s.chunkRecords(),
-		Declared: s.upload.Declared, MimeType: s.upload.MimeType, Rate: s.upload.Rate, Expiry: u.options.Expiry,
-		State: store.UploadUploading, Segments: s.segments[s.fresh:],
-	}
-	if with != nil {
-		with(&r)
-	}
-	if err := u.log.RecordUpload(ctx, &r); err != nil {
-		return err
-	}
-	s.upload.State, s.upload.ExpiresAt = r.State, now.Add(u.options.Expiry).UTC()
-	s.fresh, s.recorded, s.recordedOffset = len(s.segments), now, s.upload.Offset
 	return nil
 }
 
@@ -431,6 +410,8 @@ func (s *session) disown() {
 		s.writing.Dec()
 	}
 	s.owned = false
+	_ = s.recordedBeside()
+	s.unrecorded = nil
 	if s.sealing != nil {
 		<-s.sealing
 		s.sealing = nil
@@ -439,45 +420,4 @@ func (s *session) disown() {
 		_ = s.segment.Close()
 		s.segment = nil
 	}
-}
-
-// remember keeps a chunk's digest, by which its repetition is known.
-func (s *session) remember(chunk blobs.Chunk) {
-	if chunk.Length == 0 {
-		return
-	}
-	if len(s.chunks) == rememberMost {
-		s.chunks = append(s.chunks[:0], s.chunks[1:]...)
-	}
-	s.chunks = append(s.chunks, chunk)
-}
-
-// forget drops the chunks that end after an offset.
-func (s *session) forget(offset int64) {
-	kept := s.chunks[:0]
-	for _, chunk := range s.chunks {
-		if chunk.Offset+chunk.Length <= offset {
-			kept = append(kept, chunk)
-		}
-	}
-	s.chunks = kept
-}
-
-func (s *session) chunkRecords() []byte {
-	text := make([]byte, 0, len(s.chunks)*chunkRecord)
-	for i := range s.chunks {
-		text = binary.BigEndian.AppendUint64(text, uint64(s.chunks[i].Offset))
-		text = binary.BigEndian.AppendUint64(text, uint64(s.chunks[i].Length))
-		text = append(text, s.chunks[i].Digest[:]...)
-	}
-	return text
-}
-
-func readChunks(text []byte) (chunks []blobs.Chunk) {
-	for ; len(text) >= chunkRecord; text = text[chunkRecord:] {
-		chunk := blobs.Chunk{Offset: int64(binary.BigEndian.Uint64(text)), Length: int64(binary.BigEndian.Uint64(text[8:]))}
-		copy(chunk.Digest[:], text[16:])
-		chunks = append(chunks, chunk)
-	}
-	return chunks
 }
