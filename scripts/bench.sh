@@ -18,7 +18,7 @@ start() {
 	[ -z "$server" ] || { kill "$server"; wait "$server" || true; }
 	rm -f "$data/ready"
 	bin/sluice serve --data "$data" --listen 127.0.0.1:18080 --admin-listen 127.0.0.1:19180 \
-		--max-streams-per-user 0 --max-streams-per-org 0 --log-level error >"$data/ready" &
+		--max-streams-per-user 0 --max-streams-per-org 0 --upload-max-size 2GiB --log-level error >"$data/ready" &
 	server=$!
 	until grep -q listening "$data/ready"; do
 		kill -0 "$server"
@@ -44,6 +44,8 @@ done
 bench publish --publishers 64
 bench sql
 bench poll --waiters 5000
+bench upload
+bench upload --size 2GiB --chunks 1MiB --rounds 1 --no-floor
 bench idle --subscribers 10000
 bench idle --subscribers 10000 --transport ndjson
 bench idle --subscribers 10000 --transport websocket

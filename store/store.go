@@ -49,6 +49,7 @@ type Store struct {
 	lock, headsOf, idsOf, insert, page, polled *statement
 	hold, found, foundAll, await, move         *statement // of the outbox
 	position, remembered                       *statement
+	upload, record                             *statement
 }
 
 // Open connects, brings the schema up to date or checks it, verifies the incarnation and makes the partitions of
@@ -117,6 +118,8 @@ func (s *Store) start(ctx context.Context) error {
 		{&s.move, moveSQL},
 		{&s.position, positionSQL},
 		{&s.remembered, rememberedSQL},
+		{&s.upload, uploadSQL},
+		{&s.record, recordSQL},
 	} {
 		text := one.text
 		if s.pooled && (one.to == &s.headsOf || one.to == &s.page || one.to == &s.hold || one.to == &s.position) {

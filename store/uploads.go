@@ -84,7 +84,8 @@ func (s *Store) createUpload(ctx context.Context, made NewUpload, limits UploadL
 
 // Upload gives one as it stands, with what reading it has given.
 func (s *Store) Upload(ctx context.Context, id string) (Upload, error) {
-	upload, err := findUpload(ctx, s.db, id)
+	rows, err := s.upload.query(ctx, s.db, nil, id)
+	upload, err := oneUpload(rows, err)
 	return upload, classifyUpload(err)
 }
 
@@ -96,8 +97,10 @@ const uploadColumns = `u.id, u.org, u.user_id, u.property_id, u.guest_id, u.file
 
 const uploadFrom = ` from sluice.uploads u left join sluice.documents d on d.upload = u.id `
 
-func findUpload(ctx context.Context, db sqlx.QueryerContext, id string) (Upload, error) {
-	rows, err := db.QueryxContext(ctx, `select `+uploadColumns+uploadFrom+`where u.id = $1`, id)
+const uploadSQL = `select ` + uploadColumns + uploadFrom + `where u.id = $1`
+
+func findUpload(ctx context.Context, tx *sqlx.Tx, id string) (Upload, error) {
+	rows, err := tx.QueryxContext(ctx, uploadSQL, id)
 	return oneUpload(rows, err)
 }
 
@@ -192,7 +195,8 @@ func (s *Store) claimUpload(ctx context.Context, id, instance string, epoch int6
 	if err != nil {
 		return claimed, err
 	}
-	if claimed.Upload, err = findUpload(ctx, tx, id); err != nil {
+	rows, err := s.upload.query(ctx, s.db, tx, id)
+	if claimed.Upload, err = oneUpload(rows, err); err != nil {
 		return claimed, err
 	}
 	if claimed.Segments, err = segmentsOf(ctx, tx, id); err != nil {
@@ -251,7 +255,7 @@ const recordSQL = `with moved as (
 			c(c1, c2, c3, c4, c5, c6, c7)
 		on conflict (upload, start) do update set epoch = excluded.epoch, size = excluded.size, mark = excluded.mark,
 			digest_state = excluded.digest_state, sealed = excluded.sealed, synced = excluded.synced
-	) select count(*) from moved`
+	) select from moved`
 
 // RecordUpload writes down how far an upload has come, and renews its writer's lease. ErrUploadMoved: there is a newer
 // writer, or the upload was deleted or has expired; nothing was written.
@@ -265,11 +269,17 @@ func (s *Store) RecordUpload(ctx context.Context, r *UploadRecord) error {
 		marks[i], states[i] = some(segment.Mark), some(segment.DigestState)
 		sealed[i], synced[i] = segment.Sealed, segment.Synced
 	}
-	var moved int
-	err := s.db.QueryRowxContext(ctx, recordSQL, r.ID, r.Epoch, r.Offset, r.Size, some(r.DigestState), some(r.Chunks), r.Declared, r.MimeType,
+	moved := false
+	rows, err := s.record.query(ctx, s.db, nil, r.ID, r.Epoch, r.Offset, r.Size, some(r.DigestState), some(r.Chunks), r.Declared, r.MimeType,
 		r.Rate, r.Expiry.Seconds(), string(r.State), r.Release, uploadLease.Seconds(), r.Cut, pq.Array(starts), pq.Array(epochs),
-		pq.Array(sizes), pq.ByteaArray(marks), pq.ByteaArray(states), pq.BoolArray(sealed), pq.BoolArray(synced)).Scan(&moved)
-	if err == nil && moved == 0 {
+		pq.Array(sizes), pq.ByteaArray(marks), pq.ByteaArray(states), pq.BoolArray(sealed), pq.BoolArray(synced))
+	if err == nil {
+		for rows.Next() {
+			moved = true
+		}
+		err = errors.Join(rows.Err(), rows.Close())
+	}
+	if err == nil && !moved {
 		// It may also be our own record of before whose answer was lost, where that one ended the writing.
 		if err = s.recorded(ctx, r); err == nil {
 			return nil

@@ -81,19 +81,23 @@ func (c *Upload) Run(ctx context.Context) error {
 func (c *Upload) measure(ctx context.Context, to *server, server *sending, floor *uploadFloor) error {
 	ways := []struct {
 		name  string
-		send  func(ctx context.Context, n int) error
+		to    *sending
+		send  sender
 		times []time.Duration
-	}{{name: "server", send: server.upload}}
+	}{{name: "server", to: server, send: upload}}
 	if floor != nil {
-		bare := &sending{address: floor.address, host: floor.address, file: server.file}
+		beside := &sending{address: floor.address, host: floor.address, file: server.file}
 		ways = append(ways, ways[0], ways[0])
-		ways[1].name, ways[1].send = "floor ", bare.bare
-		ways[2].name, ways[2].send = "form  ", bare.form
+		ways[1].name, ways[1].to, ways[1].send = "floor ", beside, bare
+		ways[2].name, ways[2].to, ways[2].send = "form  ", beside, form
 	}
 	peak := to.peak(ctx)
 	for range c.Rounds {
 		for i := range ways {
-			took, err := together(ctx, c.Parallel, ways[i].send)
+			took, err := ways[i].to.together(c.Parallel, ways[i].send)
+			if err == nil {
+				err = ways[i].to.remove()
+			}
 			if err != nil {
 				return fmt.Errorf("%s: %w", ways[i].name, err)
 			}
@@ -122,16 +126,41 @@ func (c *Upload) measure(ctx context.Context, to *server, server *sending, floor
 	return nil
 }
 
-// together sends n files at once, and says how long that took.
-func together(ctx context.Context, n int, send func(context.Context, int) error) (time.Duration, error) {
+// sender sends a file, and gives its path, by which it is deleted.
+type sender func(e *exchange, n int) (path string, err error)
+
+// together sends n files at once, each over a connection of its own, and says how long that took.
+func (s *sending) together(n int, send sender) (took time.Duration, err error) {
 	var group sync.WaitGroup
-	errs := make([]error, n)
+	exchanges, paths, errs := make([]*exchange, n), make([]string, n), make([]error, n)
+	for i := range n {
+		if exchanges[i], err = s.dial(); err != nil {
+			return 0, err
+		}
+		defer exchanges[i].conn.Close()
+	}
 	started := time.Now()
 	for i := range n {
-		group.Go(func() { errs[i] = send(ctx, i) })
+		group.Go(func() { paths[i], errs[i] = send(exchanges[i], i) })
 	}
 	group.Wait()
-	return time.Since(started), errors.Join(errs...)
+	took = time.Since(started)
+	s.sent = paths
+	return took, errors.Join(errs...)
+}
+
+// remove deletes what was sent: what the kernel has not written yet would be written while others are measured.
+func (s *sending) remove() error {
+	e, err := s.dial()
+	if err != nil {
+		return err
+	}
+	defer e.conn.Close()
+	for _, path := range s.sent {
+		_, failed := e.ask(s.line("DELETE", path)+"\r\n", nil, http.StatusNoContent)
+		err = errors.Join(err, failed)
+	}
+	return err
 }
 
 // peak watches the server's resident memory until it is asked for the most that was seen; 0 without an admin listener.
@@ -201,6 +230,7 @@ func (f *sentFile) body(from int64) []byte {
 type sending struct {
 	address, host, token string
 	file                 *sentFile
+	sent                 []string // paths of what is there
 }
 
 // exchange is one connection's requests and answers.
@@ -248,25 +278,16 @@ func (s *sending) line(method, path string) string {
 	return fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n", method, path, s.host, s.token)
 }
 
-// upload sends a file to the server as a resumable upload, and deletes it.
-func (s *sending) upload(_ context.Context, n int) error {
-	e, err := s.dial()
-	if err != nil {
-		return err
-	}
-	defer e.conn.Close()
-	made := fmt.Sprintf(`{"filename":"bench-%d.pdf","size":%d,"mimeType":"application/pdf"}`, n, s.file.size)
-	response, err := e.ask(fmt.Sprintf("%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", s.line("POST", "/v2/uploads"), len(made)),
+// upload sends a file to the server as a resumable upload.
+func upload(e *exchange, n int) (path string, err error) {
+	made := fmt.Sprintf(`{"filename":"bench-%d.pdf","size":%d,"mimeType":"application/pdf"}`, n, e.file.size)
+	response, err := e.ask(fmt.Sprintf("%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", e.line("POST", "/v2/uploads"), len(made)),
 		[]byte(made), http.StatusCreated)
 	if err != nil {
-		return err
+		return "", err
 	}
-	at := response.Header.Get("Location")
-	if err := e.chunks(at); err != nil {
-		return err
-	}
-	_, err = e.ask(s.line("DELETE", at)+"\r\n", nil, http.StatusNoContent)
-	return err
+	path = response.Header.Get("Location")
+	return path, e.chunks(path)
 }
 
 // chunks sends all of the file.
@@ -281,36 +302,28 @@ func (e *exchange) chunks(path string) error {
 }
 
 // bare sends the same chunks to the floor.
-func (s *sending) bare(_ context.Context, n int) error {
-	e, err := s.dial()
-	if err != nil {
-		return err
-	}
-	defer e.conn.Close()
-	return e.chunks(fmt.Sprintf("/chunks/%d", n))
+func bare(e *exchange, n int) (path string, err error) {
+	path = fmt.Sprintf("/files/%d", n)
+	return path, e.chunks(path)
 }
 
 // form sends the file to the floor as a browser's form would: in one request.
-func (s *sending) form(_ context.Context, n int) error {
-	e, err := s.dial()
-	if err != nil {
-		return err
-	}
-	defer e.conn.Close()
+func form(e *exchange, n int) (path string, err error) {
 	const before = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"bench.pdf\"\r\nContent-Type: application/pdf\r\n\r\n"
 	const after = "\r\n--b--\r\n"
+	path = fmt.Sprintf("/files/%d", n)
 	head := fmt.Sprintf("%sContent-Type: multipart/form-data; boundary=b\r\nContent-Length: %d\r\n\r\n%s",
-		s.line("POST", fmt.Sprintf("/form/%d", n)), int64(len(before)+len(after))+s.file.size, before)
+		e.line("POST", path), int64(len(before)+len(after))+e.file.size, before)
 	if _, err := io.WriteString(e.conn, head); err != nil {
-		return err
+		return path, err
 	}
-	for from := int64(0); from < s.file.size; from += int64(s.file.chunk) {
-		if _, err := e.conn.Write(s.file.body(from)); err != nil {
-			return err
+	for from := int64(0); from < e.file.size; from += int64(e.file.chunk) {
+		if _, err := e.conn.Write(e.file.body(from)); err != nil {
+			return path, err
 		}
 	}
 	_, err = e.ask(after, nil, http.StatusNoContent)
-	return err
+	return path, err
 }
 
 // uploadFloor is the floor's process.

@@ -35,8 +35,9 @@ func (f *UploadFloor) Run() error {
 	}
 	files := &floorFiles{dir: dir, open: map[string]*floorFile{}}
 	routes := http.NewServeMux()
-	routes.HandleFunc("PUT /chunks/{name}", files.chunk)
-	routes.HandleFunc("POST /form/{name}", files.form)
+	routes.HandleFunc("PUT /files/{name}", files.chunk)
+	routes.HandleFunc("POST /files/{name}", files.form)
+	routes.HandleFunc("DELETE /files/{name}", files.remove)
 	server := &http.Server{Handler: routes}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
@@ -113,7 +114,7 @@ func (f *floorFiles) form(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return err
 		}
-		file, err := os.Create(filepath.Join(f.dir, "form"+r.PathValue("name")))
+		file, err := os.Create(filepath.Join(f.dir, r.PathValue("name")))
 		if err != nil {
 			return err
 		}
@@ -122,6 +123,15 @@ func (f *floorFiles) form(w http.ResponseWriter, r *http.Request) {
 		return err
 	}()
 	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// remove deletes a file.
+func (f *floorFiles) remove(w http.ResponseWriter, r *http.Request) {
+	if err := os.Remove(filepath.Join(f.dir, r.PathValue("name"))); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
