@@ -157,3 +157,26 @@ func TestBenchSQL(t *testing.T) {
 		t.Errorf("status %d without a database: %s%s", status, notes, out)
 	}
 }
+
+// TestBenchUpload sends small files to the server, to the floor and as a form, and prints for each what is promised.
+func TestBenchUpload(t *testing.T) {
+	t.Parallel()
+	at := measured(t)
+	out, notes, status := outcome(t, sluice(append([]string{"bench", "upload", "--size=1MiB", "--chunks=64KiB,1MiB", "--rounds=1"}, at...)...))
+	if status != 0 {
+		t.Fatalf("status %d: %s%s", status, notes, out)
+	}
+	for _, line := range []string{
+		`^server +\d+\.\d MiB/s  2 at a time, 1MiB in chunks of 64KiB, \S+s$`, `^floor +\d+\.\d MiB/s  2 at a time, 1MiB in chunks of 1MiB, \S+s$`,
+		`^form +\d+\.\d MiB/s  2 at a time, 1MiB in one multipart POST, \S+s$`, `^ratio   \d+\.\d\d of the floor; \d+\.\d\d of the form's time$`,
+		`^memory  \d+\.\d MiB at most \(bar: 128\)$`,
+	} {
+		if !regexp.MustCompile(`(?m)` + line).MatchString(out) {
+			t.Errorf("no line like %s in:\n%s", line, out)
+		}
+	}
+	_, notes, status = outcome(t, sluice(append([]string{"bench", "upload", "--size=0"}, at...)...))
+	if status == 0 || !strings.Contains(notes, "--size") {
+		t.Errorf("an empty file: status %d, %s", status, notes)
+	}
+}
