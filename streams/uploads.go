@@ -151,6 +151,11 @@ func (u *Uploads) Settle(ctx context.Context, id string, permit func() error) (s
 	if err != nil {
 		return store.Upload{}, err
 	}
+	if s.upload.Offset != s.recordedOffset { // whoever is told of it may look at the progress next
+		if err := u.record(ctx, s, nil); err != nil {
+			return u.failed(ctx, s, s.upload.Offset, store.Upload{}, err)
+		}
+	}
 	if permit == nil || !s.upload.Whole() {
 		return s.upload, nil
 	}

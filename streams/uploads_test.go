@@ -324,6 +324,9 @@ func (m *anyOrder) step(d *desk, what string, to int) {
 		if err != nil || upload.Offset != int64(m.acknowledged) {
 			m.Fatalf("the upload is at %d, not %d: %v", upload.Offset, m.acknowledged, err)
 		}
+		if upload, err = d.Find(ctx, m.id); err != nil || upload.Offset != int64(m.acknowledged) {
+			m.Fatalf("whoever looks is told %d, not %d: %v", upload.Offset, m.acknowledged, err)
+		}
 		return
 	}
 	receipt, err := d.Append(ctx, c)
