@@ -32,7 +32,7 @@ func FuzzContentRange(f *testing.F) {
 
 // FuzzUploadMetadata reads anything, and keys that are sent back in a header are such that they can be.
 func FuzzUploadMetadata(f *testing.F) {
-	for _, text := range []string{"filename YS5wZGY=", "a,b ,c Yw==", "a a a", " , ", "a Yw==,a Yw==", "ü YQ==", "a\n YQ==", "a ***", ""} {
+	for _, text := range []string{"filename YS5wZGY=", "a,b ,c Yw==", "a a a", " , ", "a Yw==,a Yw==", "ü YQ==", "a\n YQ==", "a YQ=\n=", "\n", "a ***", ""} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

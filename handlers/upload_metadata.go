@@ -157,8 +157,11 @@ func parseMetadata(text string) ([][2]string, error) {
 	if len(text) > metadataLimit {
 		return nil, fmt.Errorf("at most %d bytes are expected", metadataLimit)
 	}
+	if strings.ContainsFunc(text, func(c rune) bool { return c < ' ' && c != '\t' || c > '~' }) {
+		return nil, errors.New("printable ASCII is expected") // base64 may have line breaks, which a header must not be told again
+	}
 	var pairs [][2]string
-	if strings.TrimSpace(text) == "" {
+	if strings.Trim(text, " \t") == "" {
 		return nil, nil
 	}
 	for one := range strings.SplitSeq(text, ",") {
