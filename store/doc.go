@@ -1,5 +1,5 @@
 // Package store keeps what outlives a process: the log of every org in Postgres, its epoch, the catalogue of
-// services, and the notifications that tell other instances to look.
+// services, uploads and documents, and the notifications that tell other instances to look. The bytes of uploads are in store/blobs.
 //
 // Everything that is SQL lives here, and nothing here knows of HTTP. The package promises (docs/architecture.md,
 // "The log"):
