@@ -100,6 +100,19 @@ func (c *contract) uploads() {
 // uploadsMade holds what is said to who makes an upload.
 func (c *contract) uploadsMade(d *door, user, f string) {
 	c.t.Helper()
+	for _, one := range []struct {
+		token   string
+		headers []string
+	}{
+		{user, ietf(8, true, "Content-Type", "application/pdf")},
+		{user, ietf(8, true, "Upload-Length", "x")},
+		{user, ietf(8, false, "Upload-Length", "104857601")},
+		{user, ietf(8, true, "Content-Type", "text/html")},
+		{"", ietf(8, true)},
+		{user, nil},
+	} {
+		c.keeps("PUT", "/v2/uploads", d.ask("PUT", "/v2/uploads", one.token, f, one.headers...))
+	}
 	json := []string{"Content-Type", "application/json"}
 	body := `{"filename":"a","mimeType":"application/pdf","size":90}`
 	for _, one := range []struct {

@@ -93,6 +93,7 @@ func (s *Server) Routes() (http.Handler, error) {
 	router.Get("/v2/realtime/metrics", s.serve(s.metrics))
 	router.Get(migrationGuide, s.serve(func(w http.ResponseWriter, r *http.Request) error { return s.file(w, r, "migration.html") }))
 	router.Post(uploadsPath, s.uploads(s.createUpload))
+	router.Put(uploadsPath, s.uploads(s.putUpload))
 	router.Post(sessionsPath, s.uploads(s.createUpload))
 	router.Get(uploadsPath+"/{id}", s.uploads(s.readUpload))
 	router.Head(uploadsPath+"/{id}", s.uploads(s.headUpload))

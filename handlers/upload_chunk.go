@@ -69,6 +69,9 @@ func creatingDialect(r *http.Request) dialect {
 	if r.URL.Path != uploadsPath {
 		return sessionDialect{}
 	}
+	if r.Method == http.MethodPut {
+		return ietfDialect{version: interopVersion(r)}
+	}
 	if d := dialectOf(r); patches(d) {
 		return d
 	}
@@ -89,12 +92,22 @@ func dialectOf(r *http.Request) dialect {
 		return nativeDialect{}
 	case named("Tus-Resumable"), kind == offsetStream:
 		return tusDialect{}
-	case named("Upload-Complete"), named("Upload-Incomplete"), named("Upload-Draft-Interop-Version"), kind == partialUpload:
+	case speaksDraft(r), kind == partialUpload:
 		return ietfDialect{version: interopVersion(r)}
 	case isSession(r):
 		return sessionDialect{}
 	}
 	return nativeDialect{}
+}
+
+// speaksDraft says whether a header is there that only the IETF's draft has.
+func speaksDraft(r *http.Request) bool {
+	for _, name := range []string{"Upload-Complete", "Upload-Incomplete", "Upload-Draft-Interop-Version"} {
+		if len(r.Header[http.CanonicalHeaderKey(name)]) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // patchTypes are the media types of PATCH, one for each dialect that has it.

@@ -284,3 +284,28 @@ func TestDialectsMix(t *testing.T) {
 		a.ask("PATCH", path, user, "x", other...).wants(t, "a PATCH of no dialect", http.StatusUnsupportedMediaType, "Accept-Patch", "*")
 	}
 }
+
+// TestIETFPut makes an upload by PUT, and goes on with it. Without the draft's headers that is no method of the path.
+func TestIETFPut(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	user, f := mint(t, Claims{}), pdf(60, 9)
+	for _, version := range append([]int{0}, interopVersions...) {
+		made := d.ask(http.MethodPut, "/v2/uploads", user, f[:20], ietf(version, false, "Upload-Length", "60", "Content-Type", "application/pdf")...)
+		at := made.header.Get("Location")
+		if made.status != http.StatusCreated || made.header.Get("Upload-Offset") != "20" {
+			t.Fatalf("interop %d: %d, %v, %s", version, made.status, made.header, made.body)
+		}
+		if got := d.ask(http.MethodPatch, at, user, f[20:], ietfPatch(version, 20, true)...); got.status/100 != 2 || got.header.Get("Upload-Complete") != "?1" && version != 3 {
+			t.Errorf("interop %d: %d, %v, %s", version, got.status, got.header, got.body)
+		}
+		if got := d.ask(http.MethodGet, at, user, ""); !strings.Contains(got.body, `"ready"`) {
+			t.Errorf("interop %d: the upload is %s", version, got.body)
+		}
+	}
+	for _, headers := range [][]string{nil, tus("Upload-Length", "60"), {"Content-Range", "bytes 0-59/60"}} {
+		if got := d.ask(http.MethodPut, "/v2/uploads", user, f, headers...); got.status != http.StatusMethodNotAllowed || got.header.Get("Allow") == "" {
+			t.Errorf("with %v: %d, %v", headers, got.status, got.header)
+		}
+	}
+}

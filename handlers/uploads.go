@@ -146,6 +146,15 @@ func (s *Server) permit(ctx context.Context, caller *Caller, property string) fu
 	}
 }
 
+// putUpload makes an upload by PUT, for the draft lets any method do that which would have brought the whole file.
+func (s *Server) putUpload(w http.ResponseWriter, r *http.Request) error {
+	if !speaksDraft(r) {
+		w.Header()["Allow"] = []string{http.MethodPost, http.MethodOptions}
+		return problem(http.StatusMethodNotAllowed, "PUT makes an upload where Upload-Complete says so; others are made by POST")
+	}
+	return s.createUpload(w, r)
+}
+
 // createUpload makes an upload, and takes the first bytes of it where the request brings them.
 func (s *Server) createUpload(w http.ResponseWriter, r *http.Request) error {
 	d := creatingDialect(r)
