@@ -51,7 +51,6 @@ type Upload struct {
 	Metadata     string // Upload-Metadata as it was sent
 	Kind         UploadKind
 	Parts        []string // ids, of a joined one
-	JoinedBy     string   // of a partial one: what has taken it in; "": nothing yet
 
 	Size     int64  // of the whole; -1 while it is not known
 	Limit    int64  // that the upload may never pass

@@ -90,7 +90,7 @@ func (s *Store) Upload(ctx context.Context, id string) (Upload, error) {
 }
 
 const uploadColumns = `u.id, u.org, u.user_id, u.property_id, u.guest_id, u.filename, u.claimed, u.mime_type, u.document_type,
-	u.metadata, u.kind, u.parts, u.joined_by, u.size, u.byte_limit, u.position, u.declared, u.sha256, u.state, u.reason, u.rate, u.epoch,
+	u.metadata, u.kind, u.parts, u.size, u.byte_limit, u.position, u.declared, u.sha256, u.state, u.reason, u.rate, u.epoch,
 	u.owner, u.lease_until > now() as leased, exists (select from sluice.instances i where i.id = u.owner and i.alive > now()) as lives, u.created, case when isfinite(u.expires) then u.expires end as expires,
 	coalesce(d.state, 'none') as document_state, coalesce(d.content, '') as content, coalesce(d.fields, '{}') as fields,
 	coalesce(d.confidence, 0) as confidence, coalesce(d.error, '') as document_error`
@@ -126,7 +126,7 @@ func readUploads(rows *sqlx.Rows, err error) (uploads []Upload, _ error) {
 		var expires *time.Time
 		var fields []byte
 		err := rows.Scan(&u.ID, &u.Org, &u.User, &u.PropertyID, &u.GuestID, &u.Filename, &u.Claimed, &u.MimeType, &u.DocumentType,
-			&u.Metadata, &u.Kind, pq.Array(&u.Parts), &u.JoinedBy, &u.Size, &u.Limit, &u.Offset, &u.Declared, &u.SHA256, &u.State,
+			&u.Metadata, &u.Kind, pq.Array(&u.Parts), &u.Size, &u.Limit, &u.Offset, &u.Declared, &u.SHA256, &u.State,
 			&u.Reason, &u.Rate, &u.Epoch, &u.Owner, &u.Leased, &u.Lives, &u.CreatedAt, &expires, &u.Document.State, &u.Document.Text,
 			&fields, &u.Document.Confidence, &u.Document.Error)
 		if err != nil {

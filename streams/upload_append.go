@@ -96,12 +96,10 @@ func (u *Uploads) failed(ctx context.Context, s *session, given int64, upload st
 // appendTo adds a chunk to an upload that this process writes.
 func (u *Uploads) appendTo(ctx context.Context, s *session, c *Chunk) (Receipt, error) {
 	said, err := s.weigh(c)
-	switch {
-	case err != nil:
+	if err != nil {
 		return Receipt{Upload: s.upload}, err
-	case c.Offset != s.upload.Offset && c.Body == nil && c.Offset == 0 && !c.Final:
-		// It names no position: it only says what the size is, or asks to finish.
-	case c.Offset != s.upload.Offset:
+	}
+	if c.Offset != s.upload.Offset {
 		receipt, err := u.repeated(s, c)
 		if err != nil || !s.upload.Whole() {
 			return receipt, err
