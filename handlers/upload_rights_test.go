@@ -103,6 +103,15 @@ func TestUploadByCookie(t *testing.T) {
 				over.wants(t, "a DELETE that looks like a GET", http.StatusForbidden)
 			}
 		}
+		headers := []string{"Cookie", tokenCookie + "=" + user}
+		if origin != "" {
+			headers = append(headers, "Origin", origin)
+		}
+		for _, at := range []string{sessions + "x", d.create(user, 9) + "/links"} {
+			if got := d.ask("POST", at, "", "", headers...); (got.status == http.StatusForbidden) == allowed {
+				t.Errorf("POST %s by cookie from %q: %d %s", at, origin, got.status, got.body)
+			}
+		}
 	}
 }
 

@@ -75,6 +75,7 @@ func TestTusCreation(t *testing.T) {
 		{"a length that is none", "", []string{"Upload-Length", "x"}, 400, []string{"field", "Upload-Length"}},
 		{"a length past all", "", []string{"Upload-Length", "999999999999999999999"}, 400, []string{"field", "Upload-Length"}},
 		{"too long", "", []string{"Upload-Length", "104857601"}, 413, []string{"Upload-Limit", "*"}},
+		{"more than said", pdf(90, 1), []string{"Upload-Length", "80", "Content-Type", offsetStream}, 413, []string{"Upload-Limit", "*"}},
 		{"with metadata", "", []string{"Upload-Length", "40", "Upload-Metadata", name + "," + typed + ",other,empty "}, 201, nil},
 		{"with a type that is not taken", "", []string{"Upload-Length", "40", "Upload-Metadata", "filetype " + b64("text/html")}, 415, []string{"field", "mimeType"}},
 		{"with metadata that is none", "", []string{"Upload-Length", "40", "Upload-Metadata", "filename ***"}, 400, []string{"field", "Upload-Metadata"}},

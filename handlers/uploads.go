@@ -168,7 +168,7 @@ func (s *Server) createUpload(w http.ResponseWriter, r *http.Request) error {
 	}
 	draft, chunk, err := d.creation(s, w, r)
 	if err != nil {
-		return err
+		return s.refuseChunk(w, d, new(store.Upload), err)
 	}
 	draft.Org, draft.User = caller.Org, caller.User
 	if err := s.checkProperty(r.Context(), caller, draft.PropertyID); err != nil {
