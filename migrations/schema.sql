@@ -77,6 +77,43 @@ create table sluice.logs (
     constraint logs_pkey PRIMARY KEY (org)
 );
 
+create table sluice.members (
+    org text not null,
+    room text not null,
+    user_id text not null,
+    since timestamp with time zone default clock_timestamp() not null,
+    read bigint not null,
+    told bigint not null,
+    told_at timestamp with time zone default '-infinity'::timestamp with time zone not null,
+    constraint members_pkey PRIMARY KEY (org, room, user_id)
+);
+
+create table sluice.memberships (
+    org text not null,
+    room text not null,
+    user_id text not null,
+    from_seq bigint not null,
+    to_seq bigint,
+    said_from bigint not null,
+    said_to bigint,
+    constraint memberships_pkey PRIMARY KEY (org, room, user_id, from_seq)
+);
+
+create table sluice.messages (
+    org text not null,
+    room text not null,
+    seq bigint not null,
+    user_id text not null,
+    display_name text not null,
+    text text not null,
+    client_id text not null,
+    nth bigint not null,
+    "time" timestamp with time zone default clock_timestamp() not null,
+    edited timestamp with time zone,
+    deleted boolean default false not null,
+    constraint messages_pkey PRIMARY KEY (org, room, seq)
+);
+
 create table sluice.outbox (
     id bigint generated always as identity not null,
     xid xid8 default pg_current_xact_id() not null,
@@ -120,11 +157,41 @@ create table sluice.positions (
     constraint positions_pkey PRIMARY KEY (org, user_id, property_id)
 );
 
+create table sluice.presence (
+    instance text not null,
+    org text not null,
+    user_id text not null,
+    room text not null,
+    streams integer not null,
+    polled boolean not null,
+    constraint presence_pkey PRIMARY KEY (org, user_id, room, instance)
+);
+
 create unlogged table sluice.relay (
     singleton boolean default true not null,
     run uuid default gen_random_uuid() not null,
     constraint relay_pkey PRIMARY KEY (singleton),
     constraint relay_singleton_check CHECK (singleton)
+);
+
+create table sluice.rooms (
+    org text not null,
+    id text not null,
+    name text not null,
+    owner text not null,
+    creation text not null,
+    trimmed bigint default 0 not null,
+    created timestamp with time zone default now() not null,
+    deleted timestamp with time zone,
+    constraint rooms_pkey PRIMARY KEY (org, id)
+);
+
+create table sluice.statuses (
+    org text not null,
+    room text not null,
+    user_id text not null,
+    status text not null,
+    constraint statuses_pkey PRIMARY KEY (org, user_id, room)
 );
 
 create table sluice.tickets (
@@ -183,11 +250,37 @@ create table sluice.uploads (
     constraint uploads_pkey PRIMARY KEY (id)
 );
 
+create table sluice.users (
+    org text not null,
+    id text not null,
+    display_name text default ''::text not null,
+    last_seen timestamp with time zone,
+    constraint users_pkey PRIMARY KEY (org, id)
+);
+
 CREATE INDEX documents_due ON sluice.documents USING btree (due) WHERE (state = ANY (ARRAY['queued'::text, 'running'::text]));
 
 CREATE INDEX events_org_id ON sluice.events USING btree (org, id);
 
+CREATE INDEX members_of_user ON sluice.members USING btree (org, user_id);
+
+CREATE INDEX members_untold ON sluice.members USING btree (told_at) WHERE (read > told);
+
+CREATE INDEX memberships_of_user ON sluice.memberships USING btree (org, user_id);
+
+CREATE UNIQUE INDEX messages_by_client ON sluice.messages USING btree (org, user_id, client_id);
+
+CREATE INDEX messages_by_time ON sluice.messages USING btree ("time");
+
+CREATE INDEX messages_deleted ON sluice.messages USING btree (org, room, seq) WHERE deleted;
+
+CREATE INDEX messages_of_author ON sluice.messages USING btree (org, room, user_id, seq);
+
 CREATE INDEX outbox_xid ON sluice.outbox USING btree (xid, id);
+
+CREATE INDEX presence_of_instance ON sluice.presence USING btree (instance);
+
+CREATE INDEX rooms_deleted ON sluice.rooms USING btree (deleted) WHERE (deleted IS NOT NULL);
 
 CREATE INDEX tickets_until ON sluice.tickets USING btree (until);
 
