@@ -66,6 +66,9 @@ func (s *Store) attempt(ctx context.Context, items []Item, drafts [][]Draft, org
 	if err != nil {
 		return nil, err
 	}
+	if err := placeChanges(ctx, tx, items, appended); err != nil {
+		return nil, err
+	}
 	// If we stop before the commit, nothing happened. If we stop after it, the notification is on its way with it,
 	// and the publisher, who was not answered, publishes the same ids again.
 	if err := tx.Commit(); err != nil {

@@ -29,6 +29,15 @@ type Change interface {
 	Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error)
 }
 
+// Sequenced is a Change that also keeps where in the log it stands.
+type Sequenced interface {
+	Change
+
+	// Placed is called within the transaction of Apply once the drafts that this has given have their places, with these in
+	// the same order. It locks no row but those that its Apply has locked, or has made. An error ends the whole batch.
+	Placed(ctx context.Context, tx *sqlx.Tx, appended []Appended) error
+}
+
 // Item is one publisher's part of a batch: drafts, or a change that brings its own.
 type Item struct {
 	Drafts []Draft
@@ -60,6 +69,18 @@ func applyChanges(ctx context.Context, tx *sqlx.Tx, items []Item, drafts [][]Dra
 			return err
 		}
 		drafts[i] = made
+	}
+	return nil
+}
+
+// placeChanges tells the changes of a batch where in the log their drafts stand.
+func placeChanges(ctx context.Context, tx *sqlx.Tx, items []Item, appended [][]Appended) error {
+	for i := range items {
+		if change, is := items[i].Change.(Sequenced); is && len(appended[i]) > 0 {
+			if err := change.Placed(ctx, tx, appended[i]); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
