@@ -108,6 +108,21 @@ func resetFields(dst []byte, reset streams.Reset) []byte {
 	return append(append(append(dst, `","cursor":"`...), latest...), '"')
 }
 
+// signalFields are those of typing and presence.
+func signalFields(dst []byte, signal streams.Signal) []byte {
+	dst = appendString(append(dst, `"room":`...), signal.Room)
+	dst = appendString(append(dst, `,"userId":`...), signal.User)
+	dst = appendString(append(dst, `,"displayName":`...), signal.Name)
+	if signal.Kind != streams.SignalPresence {
+		return dst
+	}
+	dst = appendString(append(dst, `,"status":`...), string(signal.Status))
+	if signal.LastSeen.IsZero() {
+		return append(dst, `,"lastSeen":null`...)
+	}
+	return append(signal.LastSeen.UTC().AppendFormat(append(dst, `,"lastSeen":"`...), wireTime), '"')
+}
+
 func retryFields(dst []byte, after time.Duration) []byte {
 	return strconv.AppendInt(append(dst, `"retryMs":`...), after.Milliseconds(), 10)
 }

@@ -97,6 +97,11 @@ func (f jsonFrames) Reset(dst []byte, reset streams.Reset) []byte {
 	return f.object(dst, "reset", func(dst []byte) []byte { return resetFields(dst, reset) })
 }
 
+// Signal implements streams.Encoder.
+func (f jsonFrames) Signal(dst []byte, signal streams.Signal) []byte {
+	return f.object(dst, string(signal.Kind), func(dst []byte) []byte { return signalFields(dst, signal) })
+}
+
 // Retry implements streams.Encoder.
 func (f jsonFrames) Retry(dst []byte, kind streams.RetryKind, after time.Duration) []byte {
 	return f.object(dst, string(kind), func(dst []byte) []byte { return retryFields(dst, after) })

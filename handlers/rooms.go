@@ -2,9 +2,16 @@ package handlers
 
 import (
 	"context"
+	"net/http"
 
 	"sluice/store"
 )
+
+// chatService is the service of the events of rooms.
+const chatService = "chat"
+
+// noRoom is what everybody is told who is no member of a room, whether there is one or not.
+func noRoom() error { return problem(http.StatusNotFound, "there is no such room") }
 
 // Rooms is who keeps rooms; its contract is that of streams.Rooms.
 type Rooms interface {
@@ -24,6 +31,9 @@ type Rooms interface {
 	SetStatus(ctx context.Context, by store.Actor, room string, status store.Status) error
 	Users(ctx context.Context, by store.Actor, room string) ([]store.RoomUser, error)
 	Stats(ctx context.Context, by store.Actor, room string) (store.RoomStats, error)
+
+	// Greet keeps the name of a user, where the token has one.
+	Greet(ctx context.Context, by store.Actor) error
 
 	// Strange names one of the rooms that was never the user's, or is not there; "": there is none.
 	Strange(ctx context.Context, org, user string, rooms []string) (string, error)

@@ -36,6 +36,7 @@ type Server struct {
 	Hub            *streams.Hub
 	Tickets        Tickets
 	Uploads        Uploads
+	Rooms          Rooms
 	Positions      *streams.Positions // of the old API
 	Legacy         Legacy
 	Registry       *prometheus.Registry

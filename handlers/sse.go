@@ -66,6 +66,11 @@ func (f sse) Reset(dst []byte, reset streams.Reset) []byte {
 	return append(resetFields(f.frame(dst, "reset", reset.Latest.String()), reset), "}\n\n"...)
 }
 
+// Signal implements streams.Encoder.
+func (f sse) Signal(dst []byte, signal streams.Signal) []byte {
+	return append(signalFields(f.frame(dst, string(signal.Kind), ""), signal), "}\n\n"...)
+}
+
 // Retry implements streams.Encoder. An EventSource heeds the retry: line, others the field.
 func (f sse) Retry(dst []byte, kind streams.RetryKind, after time.Duration) []byte {
 	return append(retryFields(f.frame(appendRetry(dst, after), string(kind), ""), after), "}\n\n"...)

@@ -18,7 +18,8 @@ import (
 type asked struct {
 	org        string // of a service token
 	services   []string
-	rooms      bool // are named
+	rooms      []string
+	roomsGiven bool
 	properties []string
 	start      streams.Start
 	given      bool // at least one of services, rooms, propertyId, cursor
@@ -28,7 +29,7 @@ type asked struct {
 func askedBy(r *http.Request) (asked, error) {
 	query := r.URL.Query()
 	a := asked{
-		org: query.Get("orgId"), services: listed(query["services"]), rooms: query.Has("rooms"),
+		org: query.Get("orgId"), services: listed(query["services"]), rooms: listed(query["rooms"]), roomsGiven: query.Has("rooms"),
 		properties: listed(query["propertyId"]),
 		given:      query.Has("services") || query.Has("rooms") || query.Has("propertyId") || query.Has("cursor"),
 	}
@@ -48,8 +49,8 @@ func askedIn(fields []member, first bool) (a asked, err error) {
 		case "services":
 			a.services, err = texts(field.value)
 		case "rooms":
-			a.rooms = !null
-			_, err = texts(field.value)
+			a.roomsGiven = !null
+			a.rooms, err = texts(field.value)
 		case "propertyId":
 			var one string
 			if one, err = optional(field.value); one != "" {
@@ -109,9 +110,6 @@ func (s *Server) subscription(ctx context.Context, caller *Caller, a asked) (*st
 			return nil, invalid("orgId", "a service token names the org that it acts for")
 		}
 	}
-	if a.rooms && !slices.Contains(a.services, "chat") {
-		return nil, invalid("rooms", "rooms are of the service chat, which is not asked for")
-	}
 	var err error
 	if sub.Services, sub.Filter.Services, err = s.services(a.services, caller); err != nil {
 		return nil, err
@@ -119,10 +117,43 @@ func (s *Server) subscription(ctx context.Context, caller *Caller, a asked) (*st
 	if err := s.narrow(ctx, &sub.Filter, caller, sub.Org, a.properties); err != nil {
 		return nil, err
 	}
+	if err := s.chat(ctx, sub, caller, a); err != nil {
+		return nil, err
+	}
 	for _, text := range []*string{&sub.Org, &sub.User} {
 		*text = strings.Clone(*text)
 	}
 	return sub, nil
+}
+
+// roomsLimit is how many rooms a stream or poll may name.
+const roomsLimit = 100
+
+// chat admits the rooms that are asked for. A room that the caller has left is let through: of what it carries, the log decides.
+func (s *Server) chat(ctx context.Context, sub *streams.Subscription, caller *Caller, a asked) error {
+	if !slices.Contains(a.services, chatService) {
+		if a.roomsGiven {
+			return invalid("rooms", "rooms are of the service chat, which is not asked for")
+		}
+		return nil
+	}
+	if len(a.rooms) > roomsLimit {
+		return invalid("rooms", "at most %d rooms are expected; none means all", roomsLimit)
+	}
+	if err := s.Rooms.Greet(ctx, store.Actor{Org: sub.Org, User: sub.User, Name: caller.DisplayName}); err != nil || len(a.rooms) == 0 {
+		return err
+	}
+	sub.Filter.Rooms = slices.Sorted(slices.Values(a.rooms))
+	for _, room := range a.rooms {
+		if !label(room) {
+			return noRoom()
+		}
+	}
+	strange, err := s.Rooms.Strange(ctx, sub.Org, sub.User, a.rooms)
+	if err == nil && strange != "" {
+		err = noRoom()
+	}
+	return err
 }
 
 // narrow admits the properties that are asked for, or all that the caller has.

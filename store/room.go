@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/json"
 	"errors"
 	"time"
 )
@@ -91,4 +92,20 @@ type RoomStats struct {
 	Online      int   // members who are not offline
 	Messages    int64 // that are kept and not deleted
 	Unread      int64 // of others, not deleted, beyond the member's read mark
+}
+
+// The types of the events that tell of membership; the others are nobody's business but the clients'.
+const (
+	MemberAdded   = "member_added"
+	MemberRemoved = "member_removed"
+	RoomDeleted   = "room_deleted"
+)
+
+// Member is whom an event of a room concerns, which is not always who has done it (Event.UserID); "": nobody.
+func (e *Event) Member() string {
+	var news struct {
+		User string `json:"userId"`
+	}
+	_ = json.Unmarshal(e.Data, &news) // it was made here (roomEvent)
+	return news.User
 }

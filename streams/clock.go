@@ -41,6 +41,7 @@ func (t *tail) tick(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.giveUp()
+	t.tickMembers(now)
 	for _, s := range append([]*Subscriber(nil), t.subscribers...) {
 		seconds := now.Unix()
 		switch {
@@ -73,6 +74,9 @@ func (h *Hub) sweep() {
 		t.mu.Lock()
 		if len(t.subscribers) == 0 && !t.running && time.Since(t.used) > sweepAfter {
 			t.swept = true
+			for user := range t.members.byUser {
+				h.attendance.Changed(t.org, user)
+			}
 			t.ring.drop(len(t.ring.entries))
 		}
 		swept := t.swept

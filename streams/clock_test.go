@@ -43,6 +43,10 @@ func (m *memory) Page(ctx context.Context, org string, after int64, _ time.Time,
 	return page, ctx.Err()
 }
 
+func (m *memory) Memberships(context.Context, string, []string) ([]store.Membership, error) {
+	return nil, nil // its events have no rooms
+}
+
 func (m *memory) add(ids ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

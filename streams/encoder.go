@@ -28,6 +28,7 @@ type Encoder interface {
 	Ack(dst []byte, ack Ack) []byte
 	Ping(dst []byte, ping Ping) []byte
 	Reset(dst []byte, reset Reset) []byte
+	Signal(dst []byte, signal Signal) []byte
 	Retry(dst []byte, kind RetryKind, after time.Duration) []byte
 	Problem(dst []byte, problem StreamProblem) []byte
 }

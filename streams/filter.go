@@ -15,6 +15,7 @@ type Filter struct {
 	AllProperties bool     // else Properties alone
 	Properties    []string // sorted, each once
 	Private       Private  // where there are Properties; whoever has all sees everything
+	Rooms         []string // sorted, of the service chat; nil: all that the reader is a member of
 	Prefix        string   // of the types that are let through
 	Without       string   // "": nothing; the prefix of types that are not
 }
@@ -29,7 +30,8 @@ const (
 	PrivateAll                     // everybody's, as far as Properties let them through: an admin has asked for them
 )
 
-// Admits says whether the filter lets an event through to a user; service is the bit of the event's service.
+// Admits says whether the filter lets an event through to a user; service is the bit of the event's service, any but chat,
+// whose events are the members' of their rooms.
 func (f *Filter) Admits(service uint64, event *store.Event, user string) bool {
 	if !f.carries(service, event) {
 		return false
@@ -62,6 +64,9 @@ func (f *Filter) carries(service uint64, event *store.Event) bool {
 func (f *Filter) key() string {
 	var key strings.Builder
 	key.WriteString(strconv.FormatUint(f.Services, 36))
+	for _, room := range f.Rooms {
+		key.WriteString("#" + strconv.Itoa(len(room)) + ":" + room) // so that no two lists have one text
+	}
 	if f.Prefix != "" || f.Without != "" {
 		key.WriteString("+" + f.Prefix + "-" + f.Without)
 	}
@@ -69,10 +74,7 @@ func (f *Filter) key() string {
 		return key.String()
 	}
 	for _, property := range f.Properties {
-		key.WriteByte('/')
-		key.WriteString(strconv.Itoa(len(property))) // so that no two lists have one text
-		key.WriteByte(':')
-		key.WriteString(property)
+		key.WriteString("/" + strconv.Itoa(len(property)) + ":" + property)
 	}
 	return key.String() + "/" + strconv.Itoa(int(f.Private))
 }

@@ -45,6 +45,9 @@ type Hub struct {
 	catalogue *store.Catalogue
 	options   Options
 	metrics   *Metrics
+	chat      uint64 // the bit of chatService
+
+	attendance Attendance
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -76,7 +79,7 @@ func NewHub(log Log, catalogue *store.Catalogue, options Options, metrics *Metri
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &Hub{
 		log: log, catalogue: catalogue, options: options, metrics: metrics, ctx: ctx, cancel: cancel,
-		reads: make(chan struct{}, readsAtOnce), tails: map[string]*tail{}, users: map[[2]string]*userStreams{},
+		chat: catalogue.Bit(chatService), attendance: nobody{}, reads: make(chan struct{}, readsAtOnce), tails: map[string]*tail{}, users: map[[2]string]*userStreams{},
 		tickets: newTickets(),
 	}
 	h.group.Go(h.tick)
@@ -106,9 +109,7 @@ func (h *Hub) Full(org string) error {
 	if h.options.MaxStreamsPerOrg == 0 {
 		return nil
 	}
-	h.mu.Lock()
-	t := h.tails[org]
-	h.mu.Unlock()
+	t := h.known(org)
 	if t == nil {
 		return nil
 	}
@@ -177,6 +178,7 @@ func (h *Hub) join(s *Subscriber, sub *Subscription) *tail {
 			s.wait(sub.Poll)
 		}
 		s.group = t.groups.join(sub)
+		t.enter(s)
 		h.metrics.Streams.WithLabelValues(sub.Sink.Transport()).Inc()
 		sub.Sink.Start(s)
 		t.mu.Unlock()
@@ -273,11 +275,15 @@ func (h *Hub) Orgs() []string {
 	return orgs
 }
 
-func (h *Hub) wakeBy(source, org string, seq int64) {
+// known is the tail of an org; nil: nobody listens to it here.
+func (h *Hub) known(org string) *tail {
 	h.mu.Lock()
-	t := h.tails[org]
-	h.mu.Unlock()
-	if t != nil {
+	defer h.mu.Unlock()
+	return h.tails[org]
+}
+
+func (h *Hub) wakeBy(source, org string, seq int64) {
+	if t := h.known(org); t != nil {
 		h.metrics.Wakes.WithLabelValues(source).Inc()
 		t.wake(seq)
 	}

@@ -116,6 +116,10 @@ func (lines) Reset(dst []byte, r streams.Reset) []byte {
 	return fmt.Appendf(dst, "reset %s %s %s\n", r.Reason, r.Oldest, r.Latest)
 }
 
+func (lines) Signal(dst []byte, s streams.Signal) []byte {
+	return fmt.Appendf(dst, "%s %s %s %s\n", s.Kind, s.Room, s.User, s.Status)
+}
+
 func (lines) Retry(dst []byte, kind streams.RetryKind, _ time.Duration) []byte {
 	return fmt.Appendf(dst, "%s\n", kind)
 }

@@ -56,8 +56,9 @@ type Subscriber struct {
 	tail   *tail
 	group  *group
 	sink   Sink
-	reader string // Subscription.User, whose private events it is given
-	spread int64  // seconds that its pings come after the first of its group's
+	reader string  // Subscription.User, whose private events it is given
+	member *member // nil: it has not asked for chat
+	spread int64   // seconds that its pings come after the first of its group's
 
 	start  *Subscription // until it is judged
 	change *Subscription // what it asked for since, until settle gives it that
@@ -108,6 +109,10 @@ func (s *Subscriber) Gone(why error) {
 
 // admits says whether the subscriber is to be given an event.
 func (s *Subscriber) admits(e *entry) bool {
+	if e.service == s.tail.hub.chat {
+		return s.member != nil && s.group.filter.carries(e.service, &e.event) && s.carries(e.event.EntityID) &&
+			s.member.saw(e.event.EntityID, e.event.Seq)
+	}
 	return s.group.filter.Admits(e.service, &e.event, s.reader)
 }
 

@@ -29,6 +29,7 @@ type tail struct {
 	posTime     time.Time     // its time; zero where it is not known
 	ring        ring          // ends at pos
 	groups      groups        //
+	members     members       //
 	subscribers []*Subscriber // all but the ended
 	polls       int           // of them
 	arrivals    crowd         // to be judged by the next page whose reading begins
@@ -78,6 +79,7 @@ func (t *tail) run() {
 		}
 		judged := t.arrivals.take()
 		t.wanted = false
+		strangers := t.strangers(judged)
 		after, since := t.pos, t.posTime
 		if t.epoch == "" {
 			after = 1<<63 - 1 // nothing but head and floor
@@ -85,7 +87,14 @@ func (t *tail) run() {
 		t.mu.Unlock()
 
 		page, err := t.hub.log.Page(t.hub.ctx, t.org, after, since, pageEvents)
+		var known []store.Membership
+		if err == nil && len(strangers) > 0 {
+			known, err = t.hub.log.Memberships(t.hub.ctx, t.org, strangers)
+		}
 		t.mu.Lock()
+		if err == nil {
+			t.meet(strangers, known)
+		}
 		good := err == nil && t.apply(page, after, judged)
 		if !good {
 			t.wanted = true
@@ -146,6 +155,7 @@ func (t *tail) apply(page store.Page, after int64, judged []*Subscriber) bool {
 		last := &page.Events[len(page.Events)-1]
 		t.hub.metrics.WakeLag.Observe(since(last.Time))
 		entries := entriesOf(page.Events, t.hub.catalogue)
+		t.follow(entries)
 		apart := t.apart(entries)
 		t.pos, t.posTime = last.Seq, last.Time
 		t.deliver(entries)
@@ -157,7 +167,11 @@ func (t *tail) apply(page store.Page, after int64, judged []*Subscriber) bool {
 	t.head = page.Head
 	t.wanted = t.wanted || t.pos < page.Head // the page was full
 	for _, s := range judged {
-		if s.state == arriving {
+		switch {
+		case s.state != arriving:
+		case t.stranger(s): // it came, or all was forgotten, after their memberships were read
+			t.arrivals.add(s)
+		default:
 			t.judge(s, page)
 		}
 	}
@@ -179,6 +193,7 @@ func (t *tail) postpone(judged []*Subscriber) {
 // forget drops what was read and makes everybody an arrival that is to be reset.
 func (t *tail) forget(reason ResetReason) {
 	t.ring.drop(len(t.ring.entries))
+	t.forgetMembers()
 	for _, s := range t.subscribers {
 		if s.state != arriving {
 			t.restart(s, reason)
@@ -204,6 +219,11 @@ func (t *tail) arrive(s *Subscriber) {
 func (t *tail) judge(s *Subscriber, page store.Page) {
 	reason := s.reset
 	start := s.start
+	if start == nil && reason == "" { // it goes on where it stands: only its change had to wait
+		s.state = replaying
+		t.settle(s)
+		return
+	}
 	s.reset, s.start, s.cursor = "", nil, page.Head
 	if start != nil && reason == "" {
 		switch at := start.Start; {
@@ -238,7 +258,7 @@ func (t *tail) judge(s *Subscriber, page store.Page) {
 		if reason != "" {
 			dst = e.Reset(dst, Reset{Reason: reason, Oldest: oldest, Latest: latest})
 		}
-		return dst
+		return t.roster(dst, s, e)
 	})
 	s.state = replaying
 	if s.offer(first) {
@@ -259,9 +279,13 @@ func (t *tail) change(s *Subscriber) bool {
 	asked := s.change
 	s.change = nil
 	asked.Encoder = s.group.encoder
+	t.exit(s)
 	t.groups.leave(s.group)
 	s.group = t.groups.join(asked)
-	return s.offer(s.encode(func(e Encoder, dst []byte) []byte { return e.Ack(dst, t.ack(s, asked, t.epoch, true)) }))
+	t.enter(s)
+	return s.offer(s.encode(func(e Encoder, dst []byte) []byte {
+		return t.roster(e.Ack(dst, t.ack(s, asked, t.epoch, true)), s, e)
+	}))
 }
 
 // settle finds where a subscriber belongs that can take more. One that is behind is served from the ring at once, but
@@ -270,6 +294,11 @@ func (t *tail) settle(s *Subscriber) {
 	if s.reset != "" {
 		t.arrive(s)
 		t.wanted = true
+		t.work()
+		return
+	}
+	if s.change != nil && t.stranger(s) {
+		t.arrive(s)
 		t.work()
 		return
 	}
@@ -327,6 +356,9 @@ func (t *tail) serve(s *Subscriber, entries []*entry) bool {
 func (t *tail) deliver(entries []*entry) {
 	var touched []*group
 	for _, e := range entries {
+		if e.service == t.hub.chat {
+			continue // everybody whom it is for was taken apart
+		}
 		t.groups.concerned(&e.event, func(g *group) {
 			if len(g.live) == 0 || !g.filter.carries(e.service, &e.event) {
 				return
@@ -350,11 +382,21 @@ func (t *tail) deliver(entries []*entry) {
 	}
 }
 
-// apart takes those live subscribers out of their groups, where the tail stands, to whom private events among the next ones
-// may be given and not to the whole group. They are settled once the ring has these events. One walk does for all.
+// apart takes those live subscribers out of their groups, where the tail stands, to whom events among the next ones may be
+// given and not to the whole group: private ones, and those of rooms. They are settled once the ring has these events. One
+// walk over all does for what is private.
 func (t *tail) apart(entries []*entry) (apart []*Subscriber) {
+	take := func(s *Subscriber) {
+		s.leave()
+		s.cursor, s.state = t.pos, replaying
+		apart = append(apart, s)
+	}
 	var audiences map[string]bool
 	for _, e := range entries {
+		if e.service == t.hub.chat {
+			t.addressed(e, take)
+			continue
+		}
 		if e.event.Audience == "" {
 			continue
 		}
@@ -364,13 +406,11 @@ func (t *tail) apart(entries []*entry) (apart []*Subscriber) {
 		audiences[e.event.Audience] = true
 	}
 	if audiences == nil {
-		return nil
+		return apart
 	}
 	for _, s := range t.subscribers {
 		if s.state == live && audiences[s.reader] && !s.group.filter.sharesPrivate() {
-			s.leave()
-			s.cursor, s.state = t.pos, replaying
-			apart = append(apart, s)
+			take(s)
 		}
 	}
 	return apart
@@ -416,6 +456,7 @@ func (t *tail) remove(s *Subscriber) {
 	t.subscribers[s.at].at = s.at
 	t.subscribers[last] = nil
 	t.subscribers = t.subscribers[:last]
+	t.exit(s)
 	t.groups.leave(s.group)
 	if s.poll != nil {
 		s.unwait()
@@ -434,5 +475,6 @@ func since(at time.Time) float64 { return max(0, time.Since(at).Seconds()) }
 
 // Log is the part of the store that tails read; its contract is that of store.Store.
 type Log interface {
+	Memberships(ctx context.Context, org string, users []string) ([]store.Membership, error)
 	Page(ctx context.Context, org string, after int64, since time.Time, limit int) (store.Page, error)
 }

@@ -1,0 +1,194 @@
+package streams
+
+import (
+	"time"
+
+	"sluice/store"
+)
+
+// Attendance keeps track of who is there, over all instances. The hub calls it under its tails' locks: nothing of it blocks, or
+// calls the hub back before it returns.
+type Attendance interface {
+	// Changed says that what Hub.Carries tells of a user may have changed.
+	Changed(org, user string)
+
+	// Joined says that the log has a user become a member of a room.
+	Joined(org, room, user string)
+
+	// Roster is what is known now of a room's members who are there, for a stream that begins. Of a room that it does not know
+	// yet it finds out, and signals that.
+	Roster(org, room string) []Signal
+}
+
+// nobody is the attendance of a hub that has none.
+type nobody struct{}
+
+func (nobody) Changed(string, string)         {}
+func (nobody) Joined(string, string, string)  {}
+func (nobody) Roster(string, string) []Signal { return nil }
+
+// Attend sets who keeps track of who is there. It is called before the first stream.
+func (h *Hub) Attend(a Attendance) { h.attendance = a }
+
+// SignalKind is the name of a frame about a room that is no event.
+type SignalKind string
+
+// The kinds of docs/protocol.md.
+const (
+	SignalTyping   SignalKind = "typing"
+	SignalPresence SignalKind = "presence"
+)
+
+// Signal is what the members of a room are told of one of them. It is in no log and may be lost.
+type Signal struct {
+	Kind             SignalKind
+	Room, User, Name string
+	Status           store.Status // of presence
+	LastSeen         time.Time    // of presence; zero: never
+}
+
+// Carriage is what this process carries to a user of chat.
+type Carriage struct {
+	Room    string // "": all of the user's
+	Streams int    // open ones
+	Polled  bool   // a poll waits, or did a moment ago
+}
+
+// Carries tells what this process carries to a user, by room.
+func (h *Hub) Carries(org, user string) []Carriage {
+	t := h.known(org)
+	if t == nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m := t.members.byUser[user]
+	if m == nil || t.swept {
+		return nil
+	}
+	at := map[string]*Carriage{}
+	of := func(room string) *Carriage {
+		if at[room] == nil {
+			at[room] = &Carriage{Room: room}
+		}
+		return at[room]
+	}
+	for _, s := range m.subscribers {
+		for _, room := range carried(&s.group.filter) {
+			if s.poll != nil {
+				of(room).Polled = true
+			} else {
+				of(room).Streams++
+			}
+		}
+	}
+	for room := range m.polled {
+		of(room).Polled = true
+	}
+	list := make([]Carriage, 0, len(at))
+	for _, one := range at {
+		list = append(list, *one)
+	}
+	return list
+}
+
+// ChatOrgs lists the orgs with open streams that carry chat.
+func (h *Hub) ChatOrgs() (orgs []string) {
+	for _, t := range h.all() {
+		t.mu.Lock()
+		for _, m := range t.members.byUser {
+			if m.streams() > 0 {
+				orgs = append(orgs, t.org)
+				break
+			}
+		}
+		t.mu.Unlock()
+	}
+	return orgs
+}
+
+// streams counts the subscribers that are no polls.
+func (m *member) streams() (count int) {
+	for _, s := range m.subscribers {
+		if s.poll == nil {
+			count++
+		}
+	}
+	return count
+}
+
+// RoomsHere lists the rooms that open streams here carry to members of theirs.
+func (h *Hub) RoomsHere(org string) (rooms []string) {
+	t := h.known(org)
+	if t == nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for room := range t.members.byRoom {
+		if t.listens(room) {
+			rooms = append(rooms, room)
+		}
+	}
+	return rooms
+}
+
+// listens says whether a stream here carries a room to a member of it.
+func (t *tail) listens(room string) (found bool) {
+	t.listeners(room, func(*Subscriber) { found = true })
+	return found
+}
+
+// listeners calls visit for every stream here that carries a room to a member of it. The caller holds mu.
+func (t *tail) listeners(room string, visit func(*Subscriber)) {
+	for m := range t.members.byRoom[room] {
+		if !m.is(room) {
+			continue
+		}
+		for _, s := range m.subscribers {
+			if s.poll == nil && s.carries(room) {
+				visit(s)
+			}
+		}
+	}
+}
+
+// Signal gives members here the frames of signals, once for all who read the same encoding. A stream that takes nothing just
+// now misses them.
+func (h *Hub) Signal(org string, signals []Signal) {
+	t := h.known(org)
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, signal := range signals {
+		var framed [encoders]Payload
+		t.listeners(signal.Room, func(s *Subscriber) {
+			if s.state == arriving || s.state == blocked || signal.Kind == SignalTyping && s.reader == signal.User {
+				return
+			}
+			payload := &framed[s.group.encoder.Index()]
+			if *payload == nil {
+				*payload = s.encode(func(e Encoder, dst []byte) []byte { return e.Signal(dst, signal) })
+			}
+			t.control(s, *payload)
+		})
+	}
+}
+
+// roster appends who is there in the rooms that a stream carries. The caller holds mu.
+func (t *tail) roster(dst []byte, s *Subscriber, e Encoder) []byte {
+	if s.member == nil || s.poll != nil {
+		return dst
+	}
+	for room := range s.member.rooms {
+		if !s.carries(room) || !s.member.is(room) {
+			continue
+		}
+		for _, signal := range t.hub.attendance.Roster(t.org, room) {
+			dst = e.Signal(dst, signal)
+		}
+	}
+	return dst
+}
