@@ -49,13 +49,14 @@ type serveFlags struct {
 
 	PublishRate int `name:"publish-rate" env:"SLUICE_PUBLISH_RATE" default:"0" help:"Publishing requests a second of one token's subject on this instance. 0: no limit."`
 
-	BatchWindow  time.Duration `name:"batch-window" env:"SLUICE_BATCH_WINDOW" default:"0s" help:"Gather events for this long before they are written, up to 50ms."`
-	BatchMax     int           `name:"batch-max" env:"SLUICE_BATCH_MAX" default:"100" help:"Events in one write."`
-	Heartbeat    time.Duration `env:"SLUICE_HEARTBEAT" default:"30s" help:"Longest silence on a stream before a ping."`
-	WriteTimeout time.Duration `name:"write-timeout" env:"SLUICE_WRITE_TIMEOUT" default:"30s" help:"A reader without progress for this long is closed."`
-	Drain        time.Duration `env:"SLUICE_DRAIN" default:"10s" help:"Time for streams to leave at the end."`
-	Retention    time.Duration `env:"SLUICE_RETENTION" default:"72h" help:"How long events are kept; whole UTC days are dropped."`
-	RingMemory   units.Bytes   `name:"ring-memory" env:"SLUICE_RING_MEMORY" default:"256MiB" help:"Memory for the newest events of all orgs."`
+	BatchWindow      time.Duration `name:"batch-window" env:"SLUICE_BATCH_WINDOW" default:"0s" help:"Gather events for this long before they are written, up to 50ms."`
+	BatchMax         int           `name:"batch-max" env:"SLUICE_BATCH_MAX" default:"100" help:"Events in one write."`
+	Heartbeat        time.Duration `env:"SLUICE_HEARTBEAT" default:"30s" help:"Longest silence on a stream before a ping."`
+	WriteTimeout     time.Duration `name:"write-timeout" env:"SLUICE_WRITE_TIMEOUT" default:"30s" help:"A reader without progress for this long is closed."`
+	Drain            time.Duration `env:"SLUICE_DRAIN" default:"10s" help:"Time for streams to leave at the end."`
+	Retention        time.Duration `env:"SLUICE_RETENTION" default:"72h" help:"How long events are kept; whole UTC days are dropped."`
+	MessageRetention time.Duration `name:"message-retention" env:"SLUICE_MESSAGE_RETENTION" default:"0s" help:"How long messages of rooms are kept; 0: for ever. It is apart from --retention: history outlives the log."`
+	RingMemory       units.Bytes   `name:"ring-memory" env:"SLUICE_RING_MEMORY" default:"256MiB" help:"Memory for the newest events of all orgs."`
 
 	uploadFlags `embed:""`
 
@@ -123,10 +124,14 @@ func (f *serveFlags) check() error {
 		{"write-timeout", f.WriteTimeout, 100 * time.Millisecond, time.Hour},
 		{"drain", f.Drain, 0, time.Hour},
 		{"retention", f.Retention, time.Hour, 10 * 365 * 24 * time.Hour},
+		{"message-retention", f.MessageRetention, 0, 100 * 365 * 24 * time.Hour},
 	} {
 		if limit.value < limit.least || limit.value > limit.most {
 			return fmt.Errorf("--%s is %s; it must be from %s to %s", limit.name, limit.value, limit.least, limit.most)
 		}
+	}
+	if f.MessageRetention > 0 && f.MessageRetention < time.Minute {
+		return fmt.Errorf("--message-retention is %s; it must be 0, which is for ever, or a minute at least", f.MessageRetention)
 	}
 	for name, value := range map[string]int{
 		"max-streams-per-user": f.MaxStreamsPerUser, "max-streams-per-org": f.MaxStreamsPerOrg, "publish-rate": f.PublishRate,
