@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -153,13 +154,14 @@ func (t *tail) stranger(s *Subscriber) bool {
 }
 
 // strangers are the users among arrivals whose memberships have to be read. The caller holds mu.
-func (t *tail) strangers(arrivals []*Subscriber) (users []string) {
+func (t *tail) strangers(arrivals []*Subscriber) []string {
+	users := map[string]bool{}
 	for _, s := range arrivals {
-		if t.stranger(s) && !slices.Contains(users, s.reader) {
-			users = append(users, s.reader)
+		if t.stranger(s) {
+			users[s.reader] = true
 		}
 	}
-	return users
+	return slices.Collect(maps.Keys(users))
 }
 
 // meet takes what the store says of users. It was asked after the page that is applied next: it may tell of what that page
