@@ -28,6 +28,9 @@ const (
 	signalTicket = "!ticket "
 	signalUpload = "!upload "
 
+	signalPresence = "!presence "
+	signalTyping   = "!typing "
+
 	signalDocument = "!document" // there is something to be read
 )
 
@@ -38,6 +41,9 @@ type Notified struct {
 	Used    func(use TicketUse)         // a ticket was used anew
 	Wanted  func(upload, by string)     // an instance wants to write an upload
 	Queued  func()                      // there is a document to be read
+
+	Present func(org string, users []string) // who of these is there may have changed; none named: of all of the org
+	Typed   func(list []Typing)              // users type
 }
 
 // listenSilence is how long a LISTEN connection may be silent, pings and their answers included, before it is given up. No
@@ -116,6 +122,22 @@ func (l *Listener) Tell(notification *pq.Notification) {
 	case strings.HasPrefix(notification.Extra, signalUpload):
 		upload, by, _ := strings.Cut(strings.TrimPrefix(notification.Extra, signalUpload), " ")
 		to.Wanted(upload, by)
+	case strings.HasPrefix(notification.Extra, signalPresence):
+		named, err := readPresence(strings.TrimPrefix(notification.Extra, signalPresence))
+		if err != nil {
+			to.WakeAll()
+			return
+		}
+		for org, users := range named {
+			to.Present(org, users)
+		}
+	case strings.HasPrefix(notification.Extra, signalTyping):
+		list, err := readTyping(strings.TrimPrefix(notification.Extra, signalTyping))
+		if err != nil {
+			to.WakeAll()
+			return
+		}
+		to.Typed(list)
 	case notification.Extra == signalDocument:
 		to.Queued()
 	default:

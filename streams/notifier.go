@@ -33,6 +33,14 @@ type Notifier struct {
 
 	// Queued is told that there is a document to be read. It must not block; nil: nobody reads any here.
 	Queued func()
+
+	// Present is told that who of an org's users is there may have changed, no user named: whoever of them; Missed, that
+	// something of that may not have been heard. They must not block; nil: nobody asks here.
+	Present func(org string, users []string)
+	Missed  func()
+
+	// Typed is told who types. It must not block; nil: nobody asks here.
+	Typed func(list []store.Typing)
 }
 
 // NewNotifier makes a notifier; Run runs it.
@@ -63,6 +71,16 @@ func (n *Notifier) listen(ctx context.Context) {
 		Queued: func() {
 			if n.Queued != nil {
 				n.Queued()
+			}
+		},
+		Present: func(org string, users []string) {
+			if n.Present != nil {
+				n.Present(org, users)
+			}
+		},
+		Typed: func(list []store.Typing) {
+			if n.Typed != nil {
+				n.Typed(list)
 			}
 		},
 	})
@@ -113,6 +131,9 @@ func (n *Notifier) listen(ctx context.Context) {
 // wakeAll makes good for whatever was not heard.
 func (n *Notifier) wakeAll() {
 	n.hub.WakeAll()
+	if n.Missed != nil {
+		n.Missed()
+	}
 	n.hub.start(func() {
 		tickets := n.hub.ticketsOpen()
 		if len(tickets) == 0 {
