@@ -15,6 +15,9 @@ type Attendance interface {
 	// Joined says that the log has a user become a member of a room.
 	Joined(org, room, user string)
 
+	// Left says that the log has a user be no member of a room any more.
+	Left(org, room, user string)
+
 	// Roster is what is known now of a room's members who are there, for a stream that begins. Of a room that it does not know
 	// yet it finds out, and signals that.
 	Roster(org, room string) []Signal
@@ -25,6 +28,7 @@ type nobody struct{}
 
 func (nobody) Changed(string, string)         {}
 func (nobody) Joined(string, string, string)  {}
+func (nobody) Left(string, string, string)    {}
 func (nobody) Roster(string, string) []Signal { return nil }
 
 // Attend sets who keeps track of who is there. It is called before the first stream.

@@ -193,9 +193,11 @@ func (t *tail) follow(entries []*entry) {
 			}
 			t.hub.attendance.Joined(t.org, room, user)
 		case store.MemberRemoved:
-			if m := t.members.byUser[e.event.Member()]; m != nil {
+			user := e.event.Member()
+			if m := t.members.byUser[user]; m != nil {
 				m.end(room, seq)
 			}
+			t.hub.attendance.Left(t.org, room, user)
 		case store.RoomDeleted:
 			for m := range t.members.byRoom[room] {
 				m.end(room, seq)
