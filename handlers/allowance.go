@@ -14,28 +14,29 @@ const allowanceMax = 10_000
 // allowance bounds how often each token's subject does something. It is safe for concurrent use.
 type allowance struct {
 	perSecond rate.Limit
+	atOnce    int
 	what      string                               // is done too often
 	of        *lru.Cache[[2]string, *rate.Limiter] // by org and user: a token made anew has no new allowance
 }
 
-// newAllowance allows so many requests a second, and as many at once; 0 is no limit.
-func newAllowance(perSecond int, what string) *allowance {
+// newAllowance allows so many requests a second in the long run, and so many at once; 0 a second is no limit.
+func newAllowance(perSecond, atOnce int, what string) *allowance {
 	of, err := lru.New[[2]string, *rate.Limiter](allowanceMax)
 	if err != nil {
 		panic(err) // the size is not positive
 	}
-	return &allowance{perSecond: rate.Limit(perSecond), what: what, of: of}
+	return &allowance{perSecond: rate.Limit(perSecond), atOnce: atOnce, what: what, of: of}
 }
 
-// take counts one request of a caller. Where it is one too many, the error is a 429 that says when there is room again.
-func (a *allowance) take(caller *Caller) error {
+// take counts one request of a user. Where it is one too many, the error is a 429 that says when there is room again.
+func (a *allowance) take(org, user string) error {
 	if a.perSecond == 0 {
 		return nil
 	}
-	key := [2]string{caller.Org, caller.User}
+	key := [2]string{org, user}
 	limiter, known := a.of.Get(key)
 	if !known {
-		limiter = rate.NewLimiter(a.perSecond, int(a.perSecond))
+		limiter = rate.NewLimiter(a.perSecond, a.atOnce)
 		if other, raced, _ := a.of.PeekOrAdd(key, limiter); raced {
 			limiter = other
 		}

@@ -66,12 +66,14 @@ func later(format string, args ...any) *Problem {
 func problemOf(err error) *Problem {
 	var known *Problem
 	var large *http.MaxBytesError
-	upload := uploadProblem(err)
+	upload, room := uploadProblem(err), roomProblem(err)
 	switch {
 	case errors.As(err, &known):
 		return known
 	case upload != nil:
 		return upload
+	case room != nil:
+		return room
 	case errors.As(err, &large):
 		return problem(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", large.Limit)
 	case errors.Is(err, context.Canceled):

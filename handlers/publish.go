@@ -47,7 +47,7 @@ func (s *Server) publish(w http.ResponseWriter, r *http.Request) error {
 	if !caller.May("publish") {
 		return problem(http.StatusForbidden, "the token lacks the scope publish")
 	}
-	if err := s.allowance.take(caller); err != nil {
+	if err := s.allowance.take(caller.Org, caller.User); err != nil {
 		return err
 	}
 	body, err := readJSON(w, r, s.bodyTimeout)

@@ -49,15 +49,17 @@ type Server struct {
 	WriteTimeout   time.Duration  // of a reader without progress
 	Version        string
 
-	sockets         *sockets
-	returned        *returned
-	watchers        watchers   // of uploads' progress
-	allowance       *allowance // of publishers
-	ticketAllowance *allowance
-	probes          singleflight.Group // of readiness
-	probed          probed             // the last outcome; owned by whoever probes
-	bodyTimeout     time.Duration      // for a whole body; set by Routes
-	readPatience    time.Duration      // of an upload's body between two reads; set by Routes
+	sockets          *sockets
+	returned         *returned
+	watchers         watchers   // of uploads' progress
+	allowance        *allowance // of publishers
+	ticketAllowance  *allowance
+	messageAllowance *allowance
+	roomAllowance    *allowance
+	probes           singleflight.Group // of readiness
+	probed           probed             // the last outcome; owned by whoever probes
+	bodyTimeout      time.Duration      // for a whole body; set by Routes
+	readPatience     time.Duration      // of an upload's body between two reads; set by Routes
 }
 
 // Routes is the public listener. Close ends what it has started.
@@ -66,8 +68,10 @@ func (s *Server) Routes() (http.Handler, error) {
 	if s.sockets, err = newSockets(); err != nil {
 		return nil, err
 	}
-	s.allowance = newAllowance(s.PublishRate, fmt.Sprintf("this user publishes; up to %d events go into one request", batchLimit))
-	s.ticketAllowance = newAllowance(ticketRate, "this user asks for tickets; a ticket opens an EventSource again and again")
+	s.allowance = newAllowance(s.PublishRate, s.PublishRate, fmt.Sprintf("this user publishes; up to %d events go into one request", batchLimit))
+	s.ticketAllowance = newAllowance(ticketRate, ticketRate, "this user asks for tickets; a ticket opens an EventSource again and again")
+	s.messageAllowance = newAllowance(messageRate, messageBurst, "this user sends, edits or deletes messages")
+	s.roomAllowance = newAllowance(roomRate, roomRateBurst, "this user changes rooms or their members")
 	s.bodyTimeout, s.readPatience, s.returned = bodyTimeout, readPatience, newReturned()
 	router := chi.NewRouter()
 	router.Use(s.identify, s.recoverPanics, methodOverride)
@@ -104,6 +108,23 @@ func (s *Server) Routes() (http.Handler, error) {
 	router.Get(uploadsPath+"/{id}/progress", s.serve(s.uploadProgress))
 	router.Get(uploadsPath+"/{id}/content", s.serve(s.uploadContent))
 	router.Post(uploadsPath+"/{id}/links", s.serve(s.uploadLink))
+	router.Post(roomsPath, s.serve(s.createRoom))
+	router.Get(roomsPath, s.room(http.StatusOK, s.listRooms))
+	router.Get(roomsPath+"/{id}", s.room(http.StatusOK, s.findRoom))
+	router.Patch(roomsPath+"/{id}", s.room(http.StatusOK, s.updateRoom))
+	router.Delete(roomsPath+"/{id}", s.room(http.StatusNoContent, s.deleteRoom))
+	router.Put(roomsPath+"/{id}/members/{user}", s.room(http.StatusNoContent, s.admitMember))
+	router.Delete(roomsPath+"/{id}/members/{user}", s.room(http.StatusNoContent, s.removeMember))
+	router.Post(roomsPath+"/{id}/messages", s.room(http.StatusCreated, s.say))
+	router.Get(roomsPath+"/{id}/messages", s.room(http.StatusOK, s.history))
+	router.Patch(roomsPath+"/{id}/messages/{seq}", s.room(http.StatusOK, s.editMessage))
+	router.Delete(roomsPath+"/{id}/messages/{seq}", s.room(http.StatusNoContent, s.eraseMessage))
+	router.Post(roomsPath+"/{id}/typing", s.room(http.StatusNoContent, s.typing))
+	router.Post(roomsPath+"/{id}/read", s.room(http.StatusNoContent, s.read))
+	router.Post(roomsPath+"/{id}/presence", s.room(http.StatusNoContent, s.presence))
+	router.Get(roomsPath+"/{id}/users", s.room(http.StatusOK, s.roomUsers))
+	router.Get(roomsPath+"/{id}/stats", s.room(http.StatusOK, s.roomStats))
+	router.Get(roomsPath+"/{id}/stream", s.serve(s.roomStream))
 	router.Options(uploadsPath, s.serve(s.uploadOptions))
 	router.Options(uploadsPath+"/{id}", s.serve(s.uploadOptions))
 	s.legacy(router)

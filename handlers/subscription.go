@@ -140,18 +140,18 @@ func (s *Server) chat(ctx context.Context, sub *streams.Subscription, caller *Ca
 	if len(a.rooms) > roomsLimit {
 		return invalid("rooms", "at most %d rooms are expected; none means all", roomsLimit)
 	}
-	if err := s.Rooms.Greet(ctx, store.Actor{Org: sub.Org, User: sub.User, Name: caller.DisplayName}); err != nil || len(a.rooms) == 0 {
+	if err := s.Rooms.Greet(ctx, store.Actor{Org: sub.Org, User: sub.User, Name: displayed(caller.DisplayName)}); err != nil || len(a.rooms) == 0 {
 		return err
 	}
 	sub.Filter.Rooms = slices.Sorted(slices.Values(a.rooms))
 	for _, room := range a.rooms {
 		if !label(room) {
-			return noRoom()
+			return store.ErrNoRoom
 		}
 	}
 	strange, err := s.Rooms.Strange(ctx, sub.Org, sub.User, a.rooms)
 	if err == nil && strange != "" {
-		err = noRoom()
+		err = store.ErrNoRoom
 	}
 	return err
 }

@@ -34,7 +34,7 @@ func (s *Server) ticket(w http.ResponseWriter, r *http.Request) error {
 	if !time.Now().Before(caller.Expires) { // within the leeway
 		return problem(http.StatusUnauthorized, "the token has expired, and so would the ticket")
 	}
-	if err := s.ticketAllowance.take(caller); err != nil {
+	if err := s.ticketAllowance.take(caller.Org, caller.User); err != nil {
 		return err
 	}
 	if err := s.noFields(w, r); err != nil {
