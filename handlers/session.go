@@ -8,12 +8,14 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
 	"github.com/gobwas/ws"
 	"golang.org/x/time/rate"
 
+	"sluice/store"
 	"sluice/streams"
 )
 
@@ -53,7 +55,8 @@ type session struct {
 	pace       *rate.Limiter
 	message    []byte // the fragments of a text message so far
 	fragmented bool
-	closing    bool // nothing is read any more
+	closing    bool        // nothing is read any more
+	ended      atomic.Bool // nor is it once the stream has ended, for then the token may be good no more
 }
 
 // begin opens the stream that the request asked for, or, where sub is nil, waits for the message that asks.
@@ -77,7 +80,7 @@ func (s *session) subscribe(sub *streams.Subscription) {
 // have to go out first.
 func (s *session) feed(data []byte) (left []byte, full bool) {
 	for len(data) > 0 && !full {
-		if s.closing {
+		if s.closing || s.ended.Load() {
 			return nil, false
 		}
 		reader := bytes.NewReader(data)
@@ -180,6 +183,7 @@ func closing(code ws.StatusCode, why string) []byte {
 
 // bye is the close frame of a stream that the server ends.
 func (s *session) bye(why streams.Ending) []byte {
+	s.ended.Store(true)
 	code := map[streams.Ending]ws.StatusCode{
 		streams.EndDrained: ws.StatusGoingAway, streams.EndDenied: ws.StatusPolicyViolation, streams.EndLater: statusTryAgainLater,
 	}[why]
@@ -200,65 +204,170 @@ func codeOf(status int) ws.StatusCode {
 	return ws.StatusPolicyViolation
 }
 
-// text takes one message: the handshake, then requests. What is wrong with a request that has a ref costs that request
-// alone; else the end follows.
+// socketRequest is what a message asks for.
+type socketRequest struct {
+	ref    json.RawMessage // what the answer is to carry; nil: none was given
+	kind   string          // "": the handshake
+	fields []member        // the others
+}
+
+// text takes one message: the handshake, then requests. What is malformed ends the WebSocket, unless it has a ref. What was
+// understood and is refused costs that request alone.
 func (s *session) text(payload []byte) (full bool) {
-	var ref json.RawMessage
-	err := func() error {
-		if !utf8.Valid(payload) {
-			return errNotUTF8
-		}
-		fields, err := members(payload)
-		if err != nil {
-			return err
-		}
-		if at := slices.IndexFunc(fields, func(one member) bool { return one.name == "ref" }); at >= 0 {
-			if ref, err = refOf(fields[at].value); err != nil {
-				return err
-			}
-			fields = slices.Delete(fields, at, at+1)
-		}
-		return s.request(fields)
-	}()
+	if !utf8.Valid(payload) {
+		s.fail(ws.StatusInvalidFramePayloadData, "a text message is UTF-8")
+		return false
+	}
+	var q socketRequest
+	err := q.read(payload)
+	if do := s.operation(q.kind); err == nil && do != nil {
+		return s.chat(&q, do)
+	}
+	if err == nil {
+		err = s.request(&q)
+	}
 	switch {
 	case err == nil:
-	case err == errNotUTF8:
-		s.fail(ws.StatusInvalidFramePayloadData, "a text message is UTF-8")
-	default:
-		p := problemOf(err)
-		frame := message(nil, func(dst []byte) []byte { return p.object(dst, ref) })
-		if ref != nil {
-			return s.peer.reply(frame)
+		return false
+	case q.ref != nil:
+		return s.refuse(&q, err)
+	}
+	s.end(&q, err)
+	return false
+}
+
+// read takes a message apart. Where it has a ref, that is known however wrong the rest may be.
+func (q *socketRequest) read(payload []byte) error {
+	fields, err := members(payload)
+	if err != nil {
+		return err
+	}
+	ref, fields := without(fields, "ref")
+	if ref != nil {
+		if _, err := text(ref); err != nil { // a string or a number, which comes back as it is
+			return invalid("ref", "%v", err)
 		}
-		s.closing = true
-		s.stopWaiting()
-		s.peer.last(append(frame, closing(codeOf(p.Status), p.Title)...))
+		q.ref = ref
+	}
+	kind, fields := without(fields, "type")
+	if kind != nil {
+		if q.kind, err = text(kind); err != nil {
+			return invalid("type", "%v", err)
+		}
+	}
+	q.fields = fields
+	return nil
+}
+
+// without takes a field from the others; nil: it is not there.
+func without(fields []member, name string) (value json.RawMessage, others []member) {
+	at := slices.IndexFunc(fields, func(one member) bool { return one.name == name })
+	if at < 0 {
+		return nil, fields
+	}
+	value = fields[at].value
+	return value, slices.Delete(fields, at, at+1)
+}
+
+// refuse answers a request, and it alone, with what is wrong. A request without a ref is answered with null for one.
+func (s *session) refuse(q *socketRequest, err error) (full bool) {
+	p := s.problem(q, err)
+	ref := q.ref
+	if ref == nil {
+		ref = json.RawMessage("null")
+	}
+	return s.peer.reply(message(nil, func(dst []byte) []byte { return p.object(dst, ref) }))
+}
+
+// end says what is wrong and ends the WebSocket.
+func (s *session) end(q *socketRequest, err error) {
+	p := s.problem(q, err)
+	s.closing = true
+	s.stopWaiting()
+	frame := message(nil, func(dst []byte) []byte { return p.object(dst, nil) })
+	s.peer.last(append(frame, closing(codeOf(p.Status), p.Title)...))
+}
+
+// problem says what an error means to the peer, and tells the log of it.
+func (s *session) problem(q *socketRequest, err error) *Problem {
+	p := problemOf(err)
+	tell(context.Background(), s.server.Log.With("connection", s.connection, "type", q.kind), p, err)
+	return p
+}
+
+// operation is what a request asks of a room; nil: it asks for something else, or before the handshake.
+func (s *session) operation(kind string) roomOperation {
+	if s.stream == nil {
+		return nil
+	}
+	switch kind {
+	case "send":
+		return s.server.say
+	case "typing":
+		return s.server.typing
+	case "presence":
+		return s.server.presence
+	case "read":
+		return s.server.read
+	case "history":
+		return s.server.history
+	}
+	return nil
+}
+
+// chat has an operation done. The answer goes to who gave a ref; others hear only of what was refused.
+func (s *session) chat(q *socketRequest, do roomOperation) (full bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), lookupPatience)
+	defer cancel()
+	result, err := s.inRoom(ctx, q, do)
+	switch {
+	case err != nil && q.ref == nil && problemOf(err).Status == http.StatusBadRequest:
+		s.end(q, err)
+	case err != nil:
+		return s.refuse(q, err)
+	case q.ref != nil:
+		text, err := json.Marshal(result)
+		if err != nil {
+			return s.refuse(q, err)
+		}
+		return s.peer.reply(message(nil, func(dst []byte) []byte { return okObject(dst, q.ref, text) }))
 	}
 	return false
 }
 
-var errNotUTF8 = errors.New("not UTF-8")
-
-// refOf reads what a request is to be answered with: a string or a number, which comes back as it is.
-func refOf(value json.RawMessage) (json.RawMessage, error) {
-	if _, err := text(value); err != nil {
-		return nil, invalid("ref", "%v", err)
+// inRoom does what a request asks of the room that it names.
+func (s *session) inRoom(ctx context.Context, q *socketRequest, do roomOperation) (any, error) {
+	by, err := actor(s.caller, s.org)
+	if err != nil {
+		return nil, err
 	}
-	return value, nil
+	named, fields := without(q.fields, "room")
+	if named == nil {
+		return nil, required("room")
+	}
+	room, err := text(named)
+	if err != nil {
+		return nil, invalid("room", "%v", err)
+	}
+	if !roomID(room) {
+		return nil, store.ErrNoRoom
+	}
+	return do(ctx, &roomRequest{by: by, room: room, fields: fields})
 }
 
-// request carries out what a message asks for.
-func (s *session) request(fields []member) error {
-	kind, fields, err := kindOf(fields)
-	switch {
-	case err != nil:
-		return err
-	case kind == "subscribe", kind == "" && s.stream == nil:
-	default:
-		return invalid("type", "there is no request %q; there is subscribe", kind)
-	}
+// okObject appends the answer to a request as the fields of a frame.
+func okObject(dst []byte, ref, result json.RawMessage) []byte {
+	dst = append(append(dst, `{"type":"ok","ref":`...), ref...)
+	return append(append(append(dst, `,"result":`...), result...), '}')
+}
+
+// request makes the stream, or changes what it carries.
+func (s *session) request(q *socketRequest) error {
 	first := s.stream == nil
-	asked, err := askedIn(fields, first)
+	if q.kind != "subscribe" && (q.kind != "" || !first) {
+		return invalid("type", "there is no request %q; there are subscribe and, once the stream has begun, send, typing, presence, read and history", q.kind)
+	}
+	asked, err := askedIn(q.fields, first)
 	if err != nil {
 		return err
 	}
@@ -284,16 +393,4 @@ func (s *session) request(fields []member) error {
 		s.subscribe(sub)
 	}
 	return nil
-}
-
-// kindOf takes the field type from the others.
-func kindOf(fields []member) (kind string, others []member, err error) {
-	at := slices.IndexFunc(fields, func(one member) bool { return one.name == "type" })
-	if at < 0 {
-		return "", fields, nil
-	}
-	if kind, err = text(fields[at].value); err != nil {
-		return "", nil, invalid("type", "%v", err)
-	}
-	return kind, slices.Delete(fields, at, at+1), nil
 }
