@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -82,6 +83,7 @@ type instance struct {
 	flags *serveFlags
 	log   *slog.Logger
 
+	name            string // among the instances; another one at each start
 	listener, admin net.Listener
 	returned        net.Listener // connections whose poll was answered
 	scheme          string
@@ -90,6 +92,7 @@ type instance struct {
 	appender        *streams.Appender
 	documents       *streams.Documents
 	incoming        *streams.Uploads
+	rooms           *streams.Rooms
 	sharing         *streams.Sharing
 	public, inner   *http.Server
 
@@ -99,7 +102,7 @@ type instance struct {
 
 // start opens everything that serving needs, the listeners first: a port that is taken is told at once.
 func start(ctx context.Context, flags *serveFlags, log *slog.Logger) (*instance, error) {
-	i := &instance{flags: flags, log: log, scheme: "http"}
+	i := &instance{flags: flags, log: log, scheme: "http", name: uuid.NewString()}
 	if err := i.open(ctx); err != nil {
 		i.close()
 		return nil, err
@@ -153,7 +156,7 @@ func (i *instance) open(ctx context.Context) (err error) {
 		OnRegression: i.regressed,
 	}, metrics)
 	changed.Store(i.hub)
-	i.background(func(ctx context.Context) { streams.Retain(ctx, i.events, flags.Retention, log) })
+	i.background(func(ctx context.Context) { streams.Retain(ctx, i.events, flags.Retention, flags.MessageRetention, log) })
 	i.appender = streams.NewAppender(i.events, metrics)
 	i.onClose(func() {
 		stopping, cancel := context.WithTimeout(context.Background(), appendStop)
@@ -165,6 +168,7 @@ func (i *instance) open(ctx context.Context) (err error) {
 	}
 	notifier := streams.NewNotifier(i.events, i.hub, log)
 	notifier.Wanted, notifier.Queued = i.incoming.Wanted, i.documents.Wake
+	i.chat(notifier)
 	i.background(notifier.Run)
 	relay := streams.NewRelay(i.events.NewOutbox(catalogue), i.events.MakePartitions, metrics, log)
 	i.background(relay.Run) // ends after the last request: what is published meanwhile is another instance's
@@ -287,7 +291,7 @@ func (i *instance) door(catalogue *store.Catalogue, registry *prometheus.Registr
 	}
 	positions := streams.NewPositions(i.events)
 	server := &handlers.Server{
-		Log: i.log, Auth: authenticator, Tickets: i.events, Catalogue: catalogue, Appender: i.appender, Hub: i.hub, Uploads: i.incoming,
+		Log: i.log, Auth: authenticator, Tickets: i.events, Catalogue: catalogue, Appender: i.appender, Hub: i.hub, Uploads: i.incoming, Rooms: i.rooms,
 		Dev: i.flags.Dev, AllowedOrigins: i.flags.AllowedOrigins, TrustedProxies: proxies,
 		PublishRate: i.flags.PublishRate, Draining: i.draining.Load, Version: version(),
 		WriteTimeout: i.flags.WriteTimeout, Registry: registry, Positions: positions,

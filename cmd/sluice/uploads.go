@@ -10,8 +10,6 @@ import (
 	"regexp"
 	"time"
 
-	"github.com/google/uuid"
-
 	"sluice/cmd/sluice/units"
 	"sluice/store"
 	"sluice/store/blobs"
@@ -80,12 +78,12 @@ func (f *serveFlags) blobStore(ctx context.Context) (blobs.Store, error) {
 
 // uploads opens what takes uploads and what reads them.
 func (i *instance) uploads(ctx context.Context, metrics *streams.Metrics) error {
-	flags, name := i.flags, uuid.NewString()
+	flags := i.flags
 	bytes, err := flags.blobStore(ctx)
 	if err != nil {
 		return fmt.Errorf("--blobs: %w", err)
 	}
-	i.sharing = streams.NewSharing(i.events, bytes, name, i.log)
+	i.sharing = streams.NewSharing(i.events, bytes, i.name, i.log)
 	if err := i.sharing.Start(ctx); err != nil {
 		return fmt.Errorf("--blobs: %w", err)
 	}
@@ -101,7 +99,7 @@ func (i *instance) uploads(ctx context.Context, metrics *streams.Metrics) error 
 		UploadLimits: store.UploadLimits{
 			MaxSize: int64(flags.UploadMaxSize), Quota: int64(flags.UploadQuota), Open: flags.UploadOpen, Expiry: flags.UploadExpiry,
 		},
-		Instance: name, Reads: reader.Reads, Log: i.log,
+		Instance: i.name, Reads: reader.Reads, Log: i.log,
 	}, metrics)
 	i.onClose(func() {
 		stopping, cancel := context.WithTimeout(context.Background(), appendStop)
@@ -113,7 +111,7 @@ func (i *instance) uploads(ctx context.Context, metrics *streams.Metrics) error 
 	}
 	i.background(i.incoming.Run)
 	i.documents = streams.NewDocuments(i.events, i.appender, i.incoming, reader, streams.DocumentOptions{
-		Workers: flags.OCRWorkers, Instance: name, Dir: scratch.Dir,
+		Workers: flags.OCRWorkers, Instance: i.name, Dir: scratch.Dir,
 	}, metrics, i.log)
 	i.background(func(ctx context.Context) {
 		if err := reader.Missing(ctx); err != nil && flags.OCRWorkers > 0 && ctx.Err() == nil {
