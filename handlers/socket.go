@@ -43,6 +43,7 @@ type socketSink struct {
 	control []byte        // guarded by mu: answers that come after rest
 	stall   *time.Timer   // guarded by mu: ends a sink that makes no progress; nil: not blocked
 	reading bool          // guarded by mu: inbound is to be told
+	waits   bool          // guarded by mu: nothing is read until rest is out
 	ending  bool          // guarded by mu: after rest
 	closed  bool          // guarded by mu: fd is not ours any more
 }
@@ -149,8 +150,8 @@ func (s *socketSink) append(bytes []byte) {
 	s.rest, s.control = slices.Concat(s.rest, s.control, bytes), nil
 }
 
-// reply writes what answers the reader and is no part of the stream. It is true where so many answers wait that nothing
-// more should be read before they are out.
+// reply writes what answers the reader and is no part of the stream; the bytes are the sink's from then on. It is true where
+// so much of answers waits that nothing more should be read before it is out.
 func (s *socketSink) reply(bytes []byte) (full bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,7 +161,8 @@ func (s *socketSink) reply(bytes []byte) (full bool) {
 		s.control = append(s.control, bytes...)
 	default:
 		if n := s.write(bytes); n < len(bytes) {
-			s.block(slices.Clone(bytes[n:]))
+			s.block(bytes[n:])
+			return len(s.rest) > controlBytes
 		}
 	}
 	return len(s.control) > controlBytes
@@ -220,7 +222,7 @@ func (s *socketSink) resume() {
 		return
 	}
 	s.stall.Stop()
-	s.rest, s.stall = nil, nil
+	s.rest, s.stall, s.waits = nil, nil, false
 	ending, owner := s.ending, s.owner
 	if !ending {
 		s.sockets.await(s)

@@ -126,6 +126,13 @@ func (s *sockets) hand(sink *socketSink) (net.Conn, error) {
 // shut says to the peer that nothing more comes; the caller holds the sink's lock.
 func (s *sockets) shut(sink *socketSink) { _ = unix.Shutdown(sink.fd, unix.SHUT_WR) }
 
+// hungUp says whether the peer has closed, or is gone; the caller holds the sink's lock.
+func (s *sockets) hungUp(sink *socketSink) bool {
+	ends := []unix.PollFd{{Fd: int32(sink.fd), Events: unix.POLLRDHUP}}
+	n, _ := unix.Poll(ends, 0)
+	return n > 0
+}
+
 // release closes the sink's descriptor; the caller holds the sink's lock.
 func (s *sockets) release(sink *socketSink) {
 	s.forget(sink)

@@ -94,6 +94,9 @@ func (s *sockets) shut(sink *socketSink) {
 	}
 }
 
+// hungUp is for pollers that tell of a peer's end unasked. These do not.
+func (s *sockets) hungUp(*socketSink) bool { return false }
+
 // release closes the sink's connection; the caller holds the sink's lock.
 func (s *sockets) release(sink *socketSink) {
 	if conn, err := s.hand(sink); err == nil {

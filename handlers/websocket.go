@@ -147,6 +147,14 @@ func (s *webSocket) receive() {
 		s.mu.Unlock()
 		return
 	}
+	if s.waits { // whoever tells of something to read is late, or tells of the peer's end
+		hungUp := s.sockets.hungUp(s.socketSink)
+		s.mu.Unlock()
+		if hungUp {
+			s.gone(nil)
+		}
+		return
+	}
 	s.receiving, s.reading, s.again = true, false, false
 	s.mu.Unlock()
 	buffer := inboundBuffers.Get().(*[16 << 10]byte)
@@ -172,13 +180,13 @@ func (s *webSocket) receive() {
 			s.left = nil
 		}
 		s.mu.Lock()
-		waits := full && len(s.control) > 0 // until resume, which has that to write, goes on with this
-		if (full || s.again) && !waits {
+		s.waits = full && s.rest != nil // until resume, which has that to write, goes on with this
+		if (full || s.again) && !s.waits {
 			s.again = false
 			s.mu.Unlock()
 			continue
 		}
-		s.receiving, s.reading = false, !waits
+		s.receiving, s.reading = false, !s.waits
 		s.sockets.await(s.socketSink)
 		s.mu.Unlock()
 		return
