@@ -1,0 +1,182 @@
+package streams_test
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/prometheus/client_golang/prometheus"
+	"pgregory.net/rapid"
+
+	"sluice/store"
+	"sluice/store/blobs"
+	"sluice/store/localpg/pgtest"
+	"sluice/streams"
+)
+
+// party is an instance with all that knows who is there.
+type party struct {
+	live
+	signals *streams.RoomSignals
+	leave   func() // ends it in order
+}
+
+func openParty(t testing.TB, database, name string) *party {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var p party
+	var err error
+	if p.events, err = store.Open(ctx, store.Options{URL: database, Migrate: true, Connections: 6}); err != nil {
+		t.Fatal(err)
+	}
+	disk, err := blobs.OpenDisk(t.TempDir(), blobs.SyncNone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	metrics := streams.NewMetrics(prometheus.NewRegistry(), store.DefaultCatalogue())
+	p.hub = streams.NewHub(p.events, store.DefaultCatalogue(), streams.Options{RingMemory: 1 << 20, BatchMax: 100, Heartbeat: time.Hour}, metrics)
+	p.appender = streams.NewAppender(p.events, metrics)
+	sharing := streams.NewSharing(p.events, disk, name, log)
+	if err := sharing.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	presence, typing := streams.NewPresence(p.events, p.hub, name, log), streams.NewTyping(p.events, p.hub, log)
+	notifier := streams.NewNotifier(p.events, p.hub, log)
+	notifier.Present, notifier.Missed, notifier.Typed = presence.Present, presence.Missed, typing.Typed
+	p.signals = streams.NewRoomSignals(p.events, presence, typing)
+	var running, sharings sync.WaitGroup
+	for _, run := range []func(context.Context){notifier.Run, presence.Run, typing.Run} {
+		running.Go(func() { run(ctx) })
+	}
+	shares, unshare := context.WithCancel(context.Background())
+	sharings.Go(func() { sharing.Run(shares) })
+	p.leave = sync.OnceFunc(func() {
+		p.hub.Close()
+		p.appender.Close(ctx)
+		cancel()
+		running.Wait()
+		unshare()
+		sharings.Wait()
+		p.events.Close()
+	})
+	t.Cleanup(p.leave)
+	return &p
+}
+
+// place is a turn that the table of members has, too.
+type place struct{ turn }
+
+func (c place) Apply(ctx context.Context, tx *sqlx.Tx) ([]store.Draft, error) {
+	text := `delete from sluice.members where org = $1 and room = $2 and user_id = $3`
+	if c.begins {
+		text = `insert into sluice.members (org, room, user_id, read, told) values ($1, $2, $3, 0, 0)`
+	}
+	if _, err := tx.ExecContext(ctx, text, c.org, c.room, c.user); err != nil {
+		return nil, err
+	}
+	return c.turn.Apply(ctx, tx)
+}
+
+// admit makes users members of a room, remove does the contrary.
+func (p *party) admit(t testing.TB, room string, users ...string)  { p.turn(t, true, room, users) }
+func (p *party) remove(t testing.TB, room string, users ...string) { p.turn(t, false, room, users) }
+
+func (p *party) turn(t testing.TB, begins bool, room string, users []string) {
+	t.Helper()
+	for _, user := range users {
+		if _, err := p.appender.Change(t.Context(), place{turn{"1", rand.Text(), room, user, begins}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// come opens a stream of a user that carries all of their rooms.
+func (p *party) come(user string) *pipe {
+	return p.subscribeAs(user, "1", streams.Filter{Services: chat}, streams.Start{})
+}
+
+// told are the frames of presence that came over a stream, in order.
+func (p *pipe) told() (frames []string) {
+	for _, line := range p.lines() {
+		if frame, is := strings.CutPrefix(line, "presence "); is {
+			frames = append(frames, frame)
+		}
+	}
+	return frames
+}
+
+// sees waits until what a stream was told last of a user in a room is a status.
+func (p *pipe) sees(t rapid.TB, room, user, status string) {
+	t.Helper()
+	p.wait(t, fmt.Sprintf("%s is not %s in %s", user, status, room), func() bool { return p.last(room, user) == status })
+}
+
+func (p *pipe) last(room, user string) (status string) {
+	for _, frame := range p.told() {
+		if of, is := strings.CutPrefix(frame, room+" "+user+" "); is {
+			status = of
+		}
+	}
+	return status
+}
+
+// close closes a stream as its client does.
+func (p *pipe) close() { p.End(nil, streams.EndDrained) }
+
+// TestTwoTabs has a user open two streams on two instances. They are there until the second one is closed; nobody who is
+// no member is told anything.
+func TestTwoTabs(t *testing.T) {
+	t.Parallel()
+	database := pgtest.Database(t)
+	a, b := openParty(t, database, "a"), openParty(t, database, "b")
+	a.admit(t, "r", "ann", "bob")
+	a.admit(t, "q", "cid", "bob")
+	ann, cid := a.come("ann"), b.come("cid")
+	ann.sees(t, "r", "ann", "online")
+	tabs := []*pipe{a.come("bob"), b.come("bob")}
+	for _, tab := range tabs {
+		tab.sees(t, "r", "ann", "online")
+	}
+	ann.sees(t, "r", "bob", "online")
+	cid.sees(t, "q", "bob", "online")
+	tabs[0].close()
+	// What is written after it is seen: by then the first tab's end would have been.
+	eventually(t, "the row is there", func() bool { return count(t, database, `select count(*) from sluice.presence where user_id = 'bob'`) == 1 })
+	bea := b.come("bea")
+	b.admit(t, "r", "bea")
+	ann.sees(t, "r", "bea", "online")
+	if slices.Contains(ann.told(), "r bob offline") || slices.Contains(cid.told(), "q bob offline") {
+		t.Errorf("bob is gone although a tab is open: %q, %q", ann.told(), cid.told())
+	}
+	tabs[1].close()
+	ann.sees(t, "r", "bob", "offline")
+	cid.sees(t, "q", "bob", "offline")
+	bea.sees(t, "r", "bob", "offline")
+	for _, frame := range cid.told() {
+		if !strings.HasPrefix(frame, "q ") {
+			t.Errorf("cid, who is no member, was told %q", frame)
+		}
+	}
+}
+
+// count asks a database for one number.
+func count(t testing.TB, database, query string) (n int) {
+	t.Helper()
+	db, err := sqlx.Open("postgres", database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.Get(&n, query); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
