@@ -101,6 +101,12 @@ func (s *Store) PresenceOf(ctx context.Context, instance string) (alive []string
 	return alive, rows, classify(err)
 }
 
+// PresentUsers names those of whom the table says that an instance carries rooms to them.
+func (s *Store) PresentUsers(ctx context.Context, instance string) (users []UserKey, err error) {
+	err = s.db.SelectContext(ctx, &users, `select distinct org, user_id as id from sluice.presence where instance = $1`, instance)
+	return users, classify(err)
+}
+
 // ForgetPresence deletes what the dead instances have left behind. Whoever was there was last seen when they ended.
 func (s *Store) ForgetPresence(ctx context.Context) error {
 	return classify(s.transact(ctx, func(tx *sqlx.Tx) error {

@@ -24,6 +24,7 @@ const (
 type Attending interface {
 	KeepPresence(ctx context.Context, instance string, change store.PresenceChange) error
 	PresenceOf(ctx context.Context, instance string) (alive []string, rows int, err error)
+	PresentUsers(ctx context.Context, instance string) ([]store.UserKey, error)
 	ForgetPresence(ctx context.Context) error
 	Attendance(ctx context.Context, org string, rooms, users []string, everybody bool) ([]store.Attendee, error)
 }
@@ -174,14 +175,21 @@ func (p *Presence) flush(ctx context.Context) {
 	}
 }
 
-// checkLiving looks whether instances have come or gone: what they carry counts, or does not any more. Where this one was
-// taken for dead and its rows are gone, all are written again.
+// checkLiving looks whether instances have come or gone: what they carry counts, or does not any more. Where the table has
+// not as many rows as this one has written, it was taken for dead, and all are written again.
 func (p *Presence) checkLiving(ctx context.Context) {
 	bounded, cancel := context.WithTimeout(ctx, presenceMost)
 	defer cancel()
 	alive, rows, err := p.log.PresenceOf(bounded, p.instance)
 	if err == nil && !slices.Equal(alive, p.alive) {
 		err = p.log.ForgetPresence(bounded)
+	}
+	for _, carried := range p.kept {
+		rows -= len(carried)
+	}
+	var written []store.UserKey
+	if err == nil && rows != 0 {
+		written, err = p.log.PresentUsers(bounded, p.instance)
 	}
 	if err != nil {
 		p.failed(ctx, "which instances live cannot be found out", err)
@@ -192,14 +200,10 @@ func (p *Presence) checkLiving(ctx context.Context) {
 		p.alive = alive
 		p.Missed()
 	}
-	kept := 0
-	for _, carried := range p.kept {
-		kept += len(carried)
-	}
-	if rows == kept {
+	if rows == 0 {
 		return
 	}
-	for user := range p.kept {
+	for _, user := range slices.AppendSeq(written, maps.Keys(p.kept)) {
 		p.kept[user] = doubt
 		p.note(user, true)
 	}

@@ -3,6 +3,7 @@ package streams_test
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -179,4 +180,132 @@ func count(t testing.TB, database, query string) (n int) {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// TestRoster has members join whose streams are open already, and streams begin: each is told who is there, and of those who
+// were removed nothing.
+func TestRoster(t *testing.T) {
+	t.Parallel()
+	database := pgtest.Database(t)
+	a, b := openParty(t, database, "a"), openParty(t, database, "b")
+	a.admit(t, "r", "ann", "bob", "eve")
+	a.admit(t, "q", "cid", "dan")
+	ann, _, cid, dan := a.come("ann"), b.come("bob"), b.come("cid"), b.come("dan")
+	ann.sees(t, "r", "bob", "online")
+	cid.sees(t, "q", "dan", "online")
+	b.admit(t, "r", "cid")
+	cid.sees(t, "r", "ann", "online")
+	cid.sees(t, "r", "bob", "online")
+	ann.sees(t, "r", "cid", "online")
+	a.remove(t, "r", "bob")
+	a.admit(t, "r", "dan")
+	dan.sees(t, "r", "ann", "online")
+	dan.sees(t, "r", "cid", "online")
+	ann.sees(t, "r", "dan", "online")
+	eve := a.come("eve")
+	for _, user := range []string{"ann", "cid", "dan", "eve"} {
+		eve.sees(t, "r", user, "online")
+	}
+	for _, p := range []*pipe{dan, eve} {
+		if got := p.told(); slices.ContainsFunc(got, func(frame string) bool { return strings.HasPrefix(frame, "r bob") }) {
+			t.Errorf("bob was removed, and still is there: %q", got)
+		}
+	}
+}
+
+// TestStatus has a member choose what they are shown as: it is told to the others of that room alone, and lasts while the
+// member is there.
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	database := pgtest.Database(t)
+	a, b := openParty(t, database, "a"), openParty(t, database, "b")
+	a.admit(t, "r", "ann", "bob", "eve")
+	a.admit(t, "q", "ann", "bob")
+	set := func(user, room string, status store.Status) error {
+		return a.signals.SetStatus(t.Context(), store.Actor{Org: "1", User: user}, room, status)
+	}
+	ann, bob := a.come("ann"), b.come("bob")
+	ann.sees(t, "r", "bob", "online")
+	ann.sees(t, "q", "bob", "online")
+	for _, one := range []struct {
+		status store.Status
+		seen   string
+	}{{store.StatusAway, "away"}, {store.StatusOffline, "offline"}, {store.StatusAway, "away"}} {
+		if err := set("bob", "r", one.status); err != nil {
+			t.Fatal(err)
+		}
+		ann.sees(t, "r", "bob", one.seen)
+	}
+	a.come("eve").sees(t, "r", "bob", "away")
+	if ann.last("q", "bob") != "online" {
+		t.Errorf("bob is away in a room where he is not: %q", ann.told())
+	}
+	for user, room := range map[string]string{"cid": "r", "ann": "nowhere", "eve": "q"} {
+		if err := set(user, room, store.StatusAway); !errors.Is(err, store.ErrNoRoom) {
+			t.Errorf("%s in %s: %v", user, room, err)
+		}
+	}
+	bob.close()
+	ann.sees(t, "r", "bob", "offline")
+	b.come("bob")
+	ann.sees(t, "q", "bob", "online")
+	ann.sees(t, "r", "bob", "online")
+}
+
+// TestInstanceAway has an instance lose its database for longer than its lease, come back, and die. Its users are offline for
+// the others while it says nothing, there again with it, and offline for good within half a minute of its end.
+func TestInstanceAway(t *testing.T) {
+	t.Parallel()
+	database := pgtest.Database(t)
+	link := pgtest.NewLink(t, database)
+	a, b := openParty(t, database, "a"), openParty(t, link.URL, "b")
+	a.admit(t, "r", "ann", "bob")
+	ann, bob := a.come("ann"), b.come("bob")
+	ann.sees(t, "r", "bob", "online")
+	bob.sees(t, "r", "ann", "online")
+	link.Away()
+	ann.sees(t, "r", "bob", "offline")
+	link.Back()
+	ann.sees(t, "r", "bob", "online")
+	link.Away()
+	b.leave()
+	died := time.Now()
+	ann.sees(t, "r", "bob", "offline")
+	if took := time.Since(died); took > 20*time.Second {
+		t.Errorf("bob was there for %v after his instance had died", took)
+	}
+	if count(t, database, `select count(*) from sluice.users where id = 'bob' and last_seen > now() - interval '30 seconds'`) != 1 {
+		t.Error("when bob was last seen is not known")
+	}
+}
+
+// TestInstanceLeaves ends an instance in order: its users are gone at once, and not with its lease.
+func TestInstanceLeaves(t *testing.T) {
+	t.Parallel()
+	database := pgtest.Database(t)
+	a, b := openParty(t, database, "a"), openParty(t, database, "b")
+	a.admit(t, "r", "ann", "bob")
+	ann := a.come("ann")
+	b.come("bob")
+	ann.sees(t, "r", "bob", "online")
+	b.leave()
+	if rows := count(t, database, `select count(*) from sluice.presence where instance = 'b'`); rows != 0 {
+		t.Errorf("%d rows are left", rows)
+	}
+	ann.sees(t, "r", "bob", "offline")
+}
+
+// TestPresenceUnheard changes what the table has behind everybody's back, as if the notification had been lost: whatever has
+// everything looked at again finds it.
+func TestPresenceUnheard(t *testing.T) {
+	t.Parallel()
+	database := pgtest.Database(t)
+	a := openParty(t, database, "a")
+	a.admit(t, "r", "ann", "bob")
+	ann := a.come("ann")
+	ann.sees(t, "r", "ann", "online")
+	query(t, database, `insert into sluice.presence values ('a', '1', 'bob', 'r', 1, false)`)
+	query(t, database, `select pg_notify('sluice', '*')`)
+	ann.sees(t, "r", "bob", "online")
+	ann.sees(t, "r", "bob", "offline") // the row is none that the instance knows of: it writes what it does know
 }
