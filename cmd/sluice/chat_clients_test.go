@@ -113,7 +113,7 @@ func TestChatWscat(t *testing.T) {
 	room := alice.opens("By hand", "bob").ID
 	bob.hears(&heard, "member_added alice", "member_added bob")
 	w := startWscat(t, "--slash", "--show-ping-pong", "--header", "Authorization: Bearer "+alice.token,
-		"--connect", strings.Replace(to[0], "http", "ws", 1)+"/v2/rooms/"+room+"/stream?services=chat&rooms="+room)
+		"--connect", strings.Replace(to[0], "http", "ws", 1)+"/v2/rooms/"+room+"/stream")
 	w.prints(`"type":"ack"`)
 	w.tell(fmt.Sprintf(`{"type":"send","room":%q,"clientId":"1","text":"hello","ref":"first"}`, room))
 	answer := w.prints(`"type":"ok"`, `"ref":"first"`)
@@ -124,7 +124,8 @@ func TestChatWscat(t *testing.T) {
 	bob.hears(&heard, "message_created 1 alice hello")
 	w.tell("/ping are-you-there")
 	w.prints("Received pong", "are-you-there")
-	w.tell("this is no JSON")
+	w.tell(`{"type":"nonsense","ref":"none"}`)
+	w.prints(`"problem"`, `"ref":"none"`, "400")
 	w.tell(fmt.Sprintf(`{"type":"typing","room":%q,"ref":"second"}`, room))
 	w.prints(`"ok"`, `"ref":"second"`)
 	bob.await("alice types", func() bool {

@@ -102,13 +102,18 @@ func (all *crowd) compare(each int) {
 	}
 }
 
-// TestChatCrowd has 100 users in a room, by all doors of two instances. Everybody sends, and ends with exactly the room's
-// messages in their order.
+// TestChatCrowd has 100 users in a room, by all doors of two instances. Everybody sends, some lose their
+// connection in the middle of it, and everybody ends with exactly the room's messages in their order.
 func TestChatCrowd(t *testing.T) {
 	t.Parallel()
 	flags := shared(t)
 	all := newCrowd(t, 100, serve(t, flags...).url, serve(t, flags...).url)
 	all.speak(5)
+	for i, one := range all.members {
+		if all.reach(4 * i); i%3 == 0 {
+			one.cuts()
+		}
+	}
 	all.compare(5)
 }
 

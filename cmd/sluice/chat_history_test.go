@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -56,5 +58,67 @@ func TestChatHistoryMeanwhile(t *testing.T) {
 	}
 	if !between {
 		t.Error("nobody read while others talked")
+	}
+}
+
+// TestChatRetention drops a day of the log, of which history does not know, and then messages that are older than an hour, of
+// which the log does not know. The room stays.
+func TestChatRetention(t *testing.T) {
+	t.Parallel()
+	flags := shared(t)
+	db := database(t, strings.TrimPrefix(flags[0], "--database-url="))
+	place := chatPlace{t, "1", []string{serve(t, flags...).url}}
+	alice, bob := place.user("alice", "sse and POST").come(), place.user("bob", "poll and POST")
+	room := alice.opens("Retention", "bob").ID
+	for _, text := range []string{"one", "two", "three"} {
+		alice.says(room, text)
+	}
+	start := alice.until("three")[0].Cursor
+	longAgo(t, db)
+	// An instance trims when it starts, and no earlier than a minute later.
+	alice.moves(serve(t, flags...).url)
+	dropped(t, db)
+	alice.says(room, "four")
+	var answer struct {
+		Events []chatEvent
+		Reset  *struct{ Reason string }
+	}
+	alice.calls(http.StatusOK, http.MethodGet, "/v2/realtime/poll?wait=0&services=chat&cursor="+start, nil, &answer)
+	if len(answer.Events) > 0 || answer.Reset == nil || answer.Reset.Reason != "expired" {
+		t.Errorf("the log has %+v", answer)
+	}
+	if got := seqs(bob.whole(room, 50)); !slices.Equal(got, []int64{1, 2, 3, 4}) {
+		t.Errorf("history has %v", got)
+	}
+	if got := alice.until("four"); len(got) != 6 {
+		t.Errorf("alice was given %q", said(got))
+	}
+
+	trim := func(upTo int, want ...int64) {
+		t.Helper()
+		_, err := db.Exec(`update sluice.messages set time = time - interval '2 hours' where org = '1' and room = $1 and seq <= $2`, room, upTo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		serve(t, append(slices.Clone(flags), "--message-retention=1h")...)
+		until(t, "the messages do not go", func() bool { return len(bob.whole(room, 50)) <= len(want) })
+		if got := seqs(bob.whole(room, 50)); !slices.Equal(got, want) {
+			t.Errorf("history has %v, not %v", got, want)
+		}
+		if got := bob.stats(room); got.TotalMessages != len(want) || got.UnreadMessages != len(want) {
+			t.Errorf("the figures are %+v", got)
+		}
+	}
+	trim(2, 3, 4)
+	alice.calls(http.StatusNotFound, http.MethodPatch, fmt.Sprint("/v2/rooms/", room, "/messages/1"), fields{"text": "again"}, nil)
+	trim(4)
+	if got := alice.says(room, "five"); got.Seq != 5 {
+		t.Errorf("the next message is %+v", got)
+	}
+	if got := bob.stats(room).UnreadMessages; got != 1 {
+		t.Errorf("%d are unread", got)
+	}
+	if got := alice.until("five"); len(got) != 7 {
+		t.Errorf("alice was given %q", said(got))
 	}
 }

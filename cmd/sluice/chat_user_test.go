@@ -182,6 +182,14 @@ func (c *chatUser) cuts() {
 	c.cut()
 }
 
+// moves has the user go on elsewhere.
+func (c *chatUser) moves(to string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.to = []string{to}
+	c.cut()
+}
+
 // position is the sequence of a cursor.
 func position(t testing.TB, cursor string) int64 {
 	t.Helper()

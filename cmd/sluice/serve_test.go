@@ -178,23 +178,10 @@ func TestSlowRequests(t *testing.T) {
 	}
 }
 
-// TestRetention drops a day beneath its readers: each gets its events or a reset, and positions are never used again.
-func TestRetention(t *testing.T) {
-	database := pgtest.Database(t)
-	p := serve(t, "--database-url="+database)
-	all := admin(t, "1")
-	var batch []map[string]any
-	for _, id := range ids(100) {
-		batch = append(batch, event(id, ""))
-	}
-	old := p.mustPublish(all, batch)
-	// The events are moved to a day that is past retention, as if that day had been.
-	db, err := sql.Open("postgres", database)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	_, err = db.Exec(`create table sluice.events_20200101 (like sluice.events including defaults including constraints);
+// longAgo moves all events to a day that is past retention, as if that day had been.
+func longAgo(t testing.TB, db *sql.DB) {
+	t.Helper()
+	_, err := db.Exec(`create table sluice.events_20200101 (like sluice.events including defaults including constraints);
 		insert into sluice.events_20200101 select org, seq, '2020-01-01'::timestamptz + seq * interval '1 second', id, service,
 			type, property_id, entity_type, entity_id, user_id, data from sluice.events;
 		delete from sluice.events;
@@ -202,27 +189,39 @@ func TestRetention(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// dropped waits until that day is gone.
+func dropped(t testing.TB, db *sql.DB) {
+	t.Helper()
+	until(t, "the day is not dropped", func() bool {
+		var there bool
+		if err := db.QueryRow(`select to_regclass('sluice.events_20200101') is not null`).Scan(&there); err != nil {
+			t.Fatal(err)
+		}
+		return !there
+	})
+}
+
+// TestRetention drops a day beneath its readers: each gets its events or a reset, and positions are never used again.
+func TestRetention(t *testing.T) {
+	url := pgtest.Database(t)
+	p := serve(t, "--database-url="+url)
+	all := admin(t, "1")
+	var batch []map[string]any
+	for _, id := range ids(100) {
+		batch = append(batch, event(id, ""))
+	}
+	old := p.mustPublish(all, batch)
+	db := database(t, url)
+	longAgo(t, db)
 	whole := p.open(transports()[0], all, "cursor=earliest", "").events(100)
 	if !slices.Equal(whole, ids(100)) {
 		t.Fatalf("before: %v", whole)
 	}
 	// Another instance trims when it starts.
-	q := serve(t, "--database-url="+database)
-	deadline := time.After(patience)
-	for {
-		var there bool
-		if err := db.QueryRow(`select to_regclass('sluice.events_20200101') is not null`).Scan(&there); err != nil {
-			t.Fatal(err)
-		}
-		if !there {
-			break
-		}
-		select {
-		case <-deadline:
-			t.Fatalf("the day is not dropped:\n%s", q.errors)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	q := serve(t, "--database-url="+url)
+	dropped(t, db)
 	for _, on := range []*process{p, q} {
 		s := on.open(transports()[0], all, "", old[10].Cursor)
 		first, _ := s.next()
