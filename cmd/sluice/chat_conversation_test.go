@@ -87,7 +87,8 @@ func converse(t *testing.T, place chatPlace, door string) {
 		!slices.Equal(room.Members, []struct{ UserID, DisplayName string }{{"alice", "The alice"}, {"bob", "The bob"}}) {
 		t.Errorf("the room is %+v", room)
 	}
-	all.hear("member_added alice", "member_added bob")
+	alice.hears(&all.heard[0], "member_added alice", "member_added bob")
+	bob.hears(&all.heard[1], "member_added bob") // what was before is not theirs
 	hello := alice.says(room.ID, "hello")
 	hi := bob.says(room.ID, "hi")
 	all.hear("message_created 1 alice hello", "message_created 2 bob hi")
@@ -239,7 +240,9 @@ func (all *trio) part(t *testing.T, room chatRoom) {
 	// What was heard of it is all that there was.
 	all.carol = carol
 	second := alice.opens("Second", "bob", "carol")
-	all.hear("member_added alice", "member_added bob", "member_added carol")
+	alice.hears(&all.heard[0], "member_added alice", "member_added bob", "member_added carol")
+	bob.hears(&all.heard[1], "member_added bob", "member_added carol")
+	carol.hears(&all.heard[2], "member_added carol")
 	var rooms struct{ Rooms []chatRoom }
 	bob.calls(http.StatusOK, http.MethodGet, "/v2/rooms", nil, &rooms)
 	if len(rooms.Rooms) != 1 || rooms.Rooms[0].ID != second.ID {
