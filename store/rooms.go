@@ -65,8 +65,8 @@ func roomsOf(ctx context.Context, db sqlx.QueryerContext, org, condition, argume
 
 // StrangeRoom names one of the rooms that was never the user's, or is not there; "": there is none.
 func (s *Store) StrangeRoom(ctx context.Context, org, user string, rooms []string) (strange string, err error) {
-	err = s.db.GetContext(ctx, &strange, `select coalesce(min(room), '') from unnest($3::text[]) room
-		where not exists (select from sluice.memberships m where m.org = $1 and m.user_id = $2 and m.room = room)`,
+	err = s.db.GetContext(ctx, &strange, `select coalesce(min(asked.id), '') from unnest($3::text[]) as asked(id)
+		where not exists (select from sluice.memberships m where m.org = $1 and m.user_id = $2 and m.room = asked.id)`,
 		org, user, pq.Array(rooms))
 	return strange, classify(err)
 }
