@@ -49,6 +49,12 @@ func (c *chatUser) try(kind, room string, given fields) (chatAnswer, error) {
 func (c *chatUser) again(ask func() (chatAnswer, error)) (chatAnswer, error) {
 	for deadline := time.After(2 * patience); ; {
 		got, err := ask()
+		c.mu.Lock()
+		wrong := c.wrong
+		c.mu.Unlock()
+		if len(wrong) > 0 {
+			return got, fmt.Errorf("%s by %s: %q", c.id, c.door, wrong)
+		}
 		if err == nil && !forNow(got.status) {
 			return got, nil
 		}

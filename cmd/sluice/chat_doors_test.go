@@ -260,7 +260,9 @@ func (c *chatUser) call(method, path string, body any) (chatAnswer, error) {
 			return chatAnswer{}, err
 		}
 	}
-	request, err := http.NewRequest(method, at+path, bytes.NewReader(text))
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, method, at+path, bytes.NewReader(text))
 	if err != nil {
 		return chatAnswer{}, err
 	}
@@ -275,6 +277,9 @@ func (c *chatUser) call(method, path string, body any) (chatAnswer, error) {
 	}
 	defer response.Body.Close()
 	text, err = io.ReadAll(response.Body)
+	if ctx.Err() != nil {
+		return chatAnswer{response.StatusCode, text}, c.fail("%s %s never ends: %s %s", method, path, response.Status, text)
+	}
 	if err != nil {
 		c.next(at, err)
 	}

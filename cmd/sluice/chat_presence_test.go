@@ -23,21 +23,14 @@ func (c *chatUser) sees(seen *int, user, status string) chatSignal {
 	return found
 }
 
-// finds waits until others have a status, by asking.
-func (c *chatUser) finds(room, user, status string) chatPresence {
+// watch has both ways to know of it agree.
+func (c *chatUser) watch(seen *int, room, user, status string) {
 	c.t.Helper()
 	var one chatPresence
 	until(c.t, user+" is never "+status, func() bool {
 		one = c.present(room)[user]
 		return one.Status == status
 	})
-	return one
-}
-
-// watch has both ways to know of it agree.
-func (c *chatUser) watch(seen *int, room, user, status string) {
-	c.t.Helper()
-	one := c.finds(room, user, status)
 	if !signals(c.door) {
 		return
 	}
@@ -158,8 +151,11 @@ func TestChatPresencePolls(t *testing.T) {
 	if figures := alice.stats(room); figures.ActiveConnections != 1 || figures.OnlineUsers != 2 {
 		t.Errorf("the figures are %+v", figures)
 	}
-	alice.watch(&seen, room, "bob", "offline")
+	alice.sees(&seen, "bob", "offline")
 	if since := time.Since(polled); since < pollsCount-time.Second {
 		t.Errorf("after %s bob is offline", since)
+	}
+	if one := alice.present(room)["bob"]; one.Status != "offline" || one.LastSeen == nil {
+		t.Errorf("bob is %+v", one)
 	}
 }

@@ -30,9 +30,12 @@ type chatEvent struct {
 	}
 }
 
-// says is what an event tells, without the names of anything: of what there is, in one line.
+// says is what an event tells, in one line. Of a room it does not say who has changed it.
 func (e chatEvent) says() string {
 	parts := []string{e.Type}
+	if strings.HasPrefix(e.Type, "room_") {
+		e.Data.UserID = ""
+	}
 	if e.Data.Seq != 0 {
 		parts = append(parts, fmt.Sprint(e.Data.Seq))
 	}
