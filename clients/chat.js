@@ -72,6 +72,12 @@ assert.deepEqual([read.event.data.seq, read.event.data.userId], [10, 'alice'])
 assert.equal((await alice.ask('presence', { status: 'away' })).type, 'ok')
 await bob.find(({ type, userId, status }) => type === 'presence' && userId === 'alice' && status === 'away')
 
+// A stream may be narrowed and widened while it is open.
+const narrowed = await alice.ask('subscribe', { room: undefined, services: ['chat'], rooms: ['nowhere'] })
+assert.deepEqual([narrowed.type, narrowed.status], ['problem', 404])
+alice.send(JSON.stringify({ type: 'subscribe', services: ['chat'], rooms: [room] }))
+assert.deepEqual((await alice.find(({ type }) => type === 'ack')).services, ['chat'])
+
 // What is refused ends nothing.
 const refused = await alice.ask('send', { room: 'nowhere', clientId: 'x', text: 'x' })
 assert.deepEqual([refused.type, refused.status], ['problem', 404])

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestChatHistoryMeanwhile reads history while others talk, and goes on from a cursor of before: together that is everything.
@@ -58,6 +59,51 @@ func TestChatHistoryMeanwhile(t *testing.T) {
 	}
 	if !between {
 		t.Error("nobody read while others talked")
+	}
+}
+
+// TestChatReadMarks has a member read message after message, at both instances: the others hear of it once a second, and of
+// the last one in the end.
+func TestChatReadMarks(t *testing.T) {
+	t.Parallel()
+	flags := shared(t)
+	to := []string{serve(t, flags...).url, serve(t, flags...).url}
+	for i, door := range chatDoors {
+		t.Run(door, func(t *testing.T) {
+			t.Parallel()
+			place := chatPlace{t, door, to}
+			alice, bob := place.user("alice", "sse and POST").from(i).come(), []*chatUser{place.user("bob", door).come(), place.user("bob", door).from(1).come()}
+			room := alice.opens("Reading", "bob").ID
+			const many = 25
+			for n := range many {
+				alice.says(room, fmt.Sprint(n))
+			}
+			began := time.Now()
+			for n := range int64(many) {
+				bob[n%2].does(http.StatusOK, "read", room, fields{"seq": n + 1})
+				if got := bob[0].stats(room).UnreadMessages; got != int(many-1-n) {
+					t.Errorf("with %d of %d read, %d are unread", n+1, many, got)
+				}
+			}
+			bob[0].does(http.StatusOK, "read", room, fields{"seq": 1 << 40}) // there is no more to be read
+			alice.await("the last mark", func() bool {
+				last := alice.log[len(alice.log)-1]
+				return last.Type == "read" && last.Data.Seq == many
+			})
+			took, marks := time.Since(began), []int64{0}
+			for _, e := range alice.seen() {
+				if e.Type != "read" {
+					continue
+				}
+				if e.Data.UserID != "bob" || e.Data.Seq <= marks[len(marks)-1] {
+					t.Errorf("after %v: %+v", marks, e)
+				}
+				marks = append(marks, e.Data.Seq)
+			}
+			if most := int(took/time.Second) + 2; len(marks)-1 > most {
+				t.Errorf("in %s the marks %v were told", took, marks[1:])
+			}
+		})
 	}
 }
 

@@ -159,3 +159,50 @@ func TestChatPresencePolls(t *testing.T) {
 		t.Errorf("bob is %+v", one)
 	}
 }
+
+// TestChatSignalsAfterRemoval has a member removed who has a stream open: of who is there, and who types, they hear no more.
+func TestChatSignalsAfterRemoval(t *testing.T) {
+	t.Parallel()
+	flags := shared(t)
+	to := []string{serve(t, flags...).url, serve(t, flags...).url}
+	for _, door := range chatDoors {
+		if !signals(door) {
+			continue
+		}
+		t.Run(door, func(t *testing.T) {
+			t.Parallel()
+			place := chatPlace{t, door, to}
+			alice, bob, carol, seen := place.user("alice", door).come(), place.user("bob", door).from(1).come(), place.user("carol", door).from(1).come(), 0
+			room := alice.opens("Signals", "bob", "carol").ID
+			aside := alice.opens("Aside", "bob", "carol").ID
+			alice.does(http.StatusOK, "presence", room, fields{"status": "away"})
+			bob.sees(&seen, "alice", "away")
+			alice.removes(room, "bob")
+			bob.await("bob is told", func() bool {
+				return slices.ContainsFunc(bob.log, func(e chatEvent) bool { return e.Type == "member_removed" })
+			})
+			bob.mu.Lock()
+			told := len(bob.signals)
+			bob.mu.Unlock()
+			seen = 0
+			alice.does(http.StatusOK, "presence", room, fields{"status": "online"})
+			alice.does(http.StatusOK, "typing", room, nil)
+			carol.sees(&seen, "alice", "away")
+			carol.sees(&seen, "alice", "online")
+			carol.await("alice types", func() bool {
+				return slices.ContainsFunc(carol.signals, func(s chatSignal) bool { return s.Type == "typing" })
+			})
+			alice.does(http.StatusOK, "presence", aside, fields{"status": "away"}) // which bob may hear of
+			bob.await("alice is away", func() bool {
+				return slices.ContainsFunc(bob.signals, func(s chatSignal) bool { return s.Room == aside && s.Status == "away" })
+			})
+			bob.mu.Lock()
+			for _, s := range bob.signals[told:] {
+				if s.Room == room {
+					t.Errorf("bob hears %+v", s)
+				}
+			}
+			bob.mu.Unlock()
+		})
+	}
+}
