@@ -25,6 +25,7 @@ import (
 // party is an instance with all that knows who is there.
 type party struct {
 	live
+	typing  *streams.Typing
 	signals *streams.RoomSignals
 	leave   func() // ends it in order
 }
@@ -49,12 +50,13 @@ func openParty(t testing.TB, database, name string) *party {
 	if err := sharing.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	presence, typing := streams.NewPresence(p.events, p.hub, name, log), streams.NewTyping(p.events, p.hub, log)
+	presence := streams.NewPresence(p.events, p.hub, name, log)
+	p.typing = streams.NewTyping(p.events, p.hub, log)
 	notifier := streams.NewNotifier(p.events, p.hub, log)
-	notifier.Present, notifier.Missed, notifier.Typed = presence.Present, presence.Missed, typing.Typed
-	p.signals = streams.NewRoomSignals(p.events, presence, typing)
+	notifier.Present, notifier.Missed, notifier.Typed = presence.Present, presence.Missed, p.typing.Typed
+	p.signals = streams.NewRoomSignals(p.events, presence, p.typing)
 	var running, sharings sync.WaitGroup
-	for _, run := range []func(context.Context){notifier.Run, presence.Run, typing.Run} {
+	for _, run := range []func(context.Context){notifier.Run, presence.Run, p.typing.Run} {
 		running.Go(func() { run(ctx) })
 	}
 	shares, unshare := context.WithCancel(context.Background())
