@@ -156,6 +156,17 @@ func (s *Store) IsMember(ctx context.Context, user UserKey, room string) error {
 	return ofRoom(isMember(ctx, s.db, user, room))
 }
 
+// MemberName is what a member of a room is called; "": no name is known. ErrNoRoom.
+func (s *Store) MemberName(ctx context.Context, user UserKey, room string) (name string, err error) {
+	err = s.db.GetContext(ctx, &name, `select coalesce(u.display_name, '') from sluice.members m
+		left join sluice.users u on u.org = m.org and u.id = m.user_id where m.org = $1 and m.room = $2 and m.user_id = $3`,
+		user.Org, room, user.ID)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", ErrNoRoom
+	}
+	return name, classify(err)
+}
+
 func isMember(ctx context.Context, db sqlx.QueryerContext, user UserKey, room string) error {
 	var member bool
 	err := sqlx.GetContext(ctx, db, &member, `select exists (select from sluice.members where org = $1 and room = $2 and user_id = $3)`,

@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"cmp"
 	"context"
 
 	"sluice/store"
@@ -8,7 +9,7 @@ import (
 
 // Signalling is the part of the store that signals of members need; its contract is that of store.Store.
 type Signalling interface {
-	IsMember(ctx context.Context, user store.UserKey, room string) error
+	MemberName(ctx context.Context, user store.UserKey, room string) (string, error)
 	SetStatus(ctx context.Context, user store.UserKey, room string, status store.Status) (changed bool, err error)
 }
 
@@ -26,10 +27,11 @@ func NewRoomSignals(log Signalling, presence *Presence, typing *Typing) *RoomSig
 
 // Typing tells the other members of a room that somebody types: once in two seconds, whatever more they say. ErrNoRoom.
 func (r *RoomSignals) Typing(ctx context.Context, by store.Actor, room string) error {
-	if err := r.log.IsMember(ctx, store.UserKey{Org: by.Org, ID: by.User}, room); err != nil {
+	name, err := r.log.MemberName(ctx, store.UserKey{Org: by.Org, ID: by.User}, room)
+	if err != nil {
 		return err
 	}
-	r.typing.Tell(store.Typing{Org: by.Org, Room: room, User: by.User, Name: by.Name})
+	r.typing.Tell(store.Typing{Org: by.Org, Room: room, User: by.User, Name: cmp.Or(NameOf(by.Name), name)})
 	return nil
 }
 
