@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -152,7 +153,9 @@ func TestTwoTabs(t *testing.T) {
 	cid.sees(t, "q", "bob", "online")
 	tabs[0].close()
 	// What is written after it is seen: by then the first tab's end would have been.
-	eventually(t, "the row is there", func() bool { return count(t, database, `select count(*) from sluice.presence where user_id = 'bob'`) == 1 })
+	eventually(t, "the row is there", func() bool {
+		return count(t, database, `select count(*) from sluice.presence where user_id = 'bob'`) == 1
+	})
 	bea := b.come("bea")
 	b.admit(t, "r", "bea")
 	ann.sees(t, "r", "bea", "online")
@@ -310,4 +313,72 @@ func TestPresenceUnheard(t *testing.T) {
 	query(t, database, `select pg_notify('sluice', '*')`)
 	ann.sees(t, "r", "bob", "online")
 	ann.sees(t, "r", "bob", "offline") // the row is none that the instance knows of: it writes what it does know
+}
+
+// TestPresenceUnderLoad has users come, go, be away, be removed and admitted again, on two instances at once, one of which
+// loses its connections to the database now and then. In the end all have been told what is so.
+func TestPresenceUnderLoad(t *testing.T) {
+	t.Parallel()
+	database := pgtest.Database(t)
+	link := pgtest.NewLink(t, database)
+	parties := []*party{openParty(t, database, "a"), openParty(t, link.URL, "b")}
+	parties[0].admit(t, "r", "ann", "bob")
+	watchers := []*pipe{parties[0].come("ann"), parties[1].come("bob")}
+	watchers[0].sees(t, "r", "bob", "online")
+	watchers[1].sees(t, "r", "ann", "online")
+	there := make([]bool, 16)
+	var playing sync.WaitGroup
+	for i := range there {
+		playing.Go(func() {
+			there[i] = play(t, parties, fmt.Sprint("user", i), mathrand.New(mathrand.NewPCG(1, uint64(i))))
+		})
+	}
+	for range 3 {
+		<-time.After(200 * time.Millisecond)
+		link.Cut()
+	}
+	playing.Wait()
+	for i, is := range there {
+		user := fmt.Sprint("user", i)
+		for _, watcher := range watchers {
+			watcher.wait(t, fmt.Sprintf("%s is there: %t", user, is), func() bool {
+				found, err := parties[0].events.Attendance(t.Context(), "1", []string{"r"}, []string{user}, false)
+				if err != nil || len(found) != 1 {
+					t.Fatal(found, err)
+				}
+				last := watcher.last("r", user)
+				return (found[0].Status != store.StatusOffline) == is && (last == string(found[0].Status) || !is && last == "")
+			})
+		}
+	}
+}
+
+// play has a user do what chance says, and tells whether they are there after it. At last they are a member.
+func play(t *testing.T, parties []*party, user string, chance *mathrand.Rand) bool {
+	var open []*pipe
+	member := false
+	turn := func() {
+		member = !member
+		parties[0].turn(t, member, "r", []string{user})
+	}
+	for range 40 {
+		on := parties[chance.IntN(2)]
+		switch what := chance.IntN(10); {
+		case what == 0:
+			turn()
+		case what < 5 && len(open) > 0:
+			open[0].close()
+			open = open[1:]
+		case what < 6:
+			// It may fail: for who is no member, and while the connections are cut.
+			_ = on.signals.SetStatus(t.Context(), store.Actor{Org: "1", User: user}, "r", store.StatusAway)
+		default:
+			open = append(open, on.come(user))
+		}
+		<-time.After(time.Duration(chance.IntN(50)) * time.Millisecond)
+	}
+	if !member {
+		turn()
+	}
+	return len(open) > 0
 }

@@ -239,7 +239,10 @@ func (p *Presence) compare(org string, l *look, whole []string, told map[string]
 		} else {
 			known[one.Room][one.User] = one.RoomUser
 		}
-		if one.Status != was.Status && (one.Status == store.StatusOffline || !told[one.Room]) {
+		if one.Status != store.StatusOffline && told[one.Room] {
+			continue // it is among all of the room, below
+		}
+		if one.Status != was.Status || l.turned[seat{one.Room, one.User}] {
 			signals = append(signals, presenceSignal(one.Room, one.RoomUser))
 		}
 	}
