@@ -9,19 +9,17 @@ import (
 	"net/url"
 	"regexp"
 	"strconv"
-	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/go-chi/chi/v5"
 
 	"sluice/store"
+	"sluice/streams"
 )
 
 const (
 	nameLimit     = 200   // characters of a room's name
 	textLimit     = 4000  // characters of a message
-	displayLimit  = 128   // characters of a user's name that are kept
 	membersLimit  = 1_000 // in one request
 	historyUsual  = 50
 	historyMost   = 200
@@ -75,7 +73,7 @@ func (s *Server) roomRequest(w http.ResponseWriter, r *http.Request) (*roomReque
 		}
 	}
 	q := new(roomRequest)
-	if q.by, err = actor(caller, r.URL.Query().Get("orgId")); err != nil {
+	if q.by, err = s.actor(r.Context(), caller, r.URL.Query().Get("orgId")); err != nil {
 		return nil, err
 	}
 	if err := q.place(r); err != nil {
@@ -96,8 +94,9 @@ func (s *Server) roomRequest(w http.ResponseWriter, r *http.Request) (*roomReque
 	return q, err
 }
 
-// actor is who a caller is in the rooms of the org that it acts for, which a service token names.
-func actor(caller *Caller, org string) (store.Actor, error) {
+// actor is who a caller is in the rooms of the org that it acts for, which a service token names. From here on the others know
+// the name that the token has.
+func (s *Server) actor(ctx context.Context, caller *Caller, org string) (store.Actor, error) {
 	if !caller.MayService(chatService) {
 		return store.Actor{}, problem(http.StatusForbidden, "the token does not allow the service %q", chatService)
 	}
@@ -106,21 +105,8 @@ func actor(caller *Caller, org string) (store.Actor, error) {
 	} else if org == "" || org == "*" || !label(org) {
 		return store.Actor{}, invalid("orgId", "a service token names the org that it acts for")
 	}
-	return store.Actor{Org: org, User: caller.User, Name: displayed(caller.DisplayName), Admin: caller.Admin}, nil
-}
-
-// displayed is a name as others are shown it: without control characters, and not longer than a line.
-func displayed(name string) string {
-	name = strings.Map(func(c rune) rune {
-		if unicode.IsControl(c) {
-			return -1
-		}
-		return c
-	}, strings.ToValidUTF8(name, "\uFFFD"))
-	if characters := []rune(name); len(characters) > displayLimit {
-		name = string(characters[:displayLimit])
-	}
-	return name
+	by := store.Actor{Org: org, User: caller.User, Name: streams.NameOf(caller.DisplayName), Admin: caller.Admin}
+	return by, s.Rooms.Greet(ctx, by)
 }
 
 // roomIDs are the ids of rooms. Those of dots alone are not among them: in a path they mean another place.

@@ -337,7 +337,7 @@ func (s *session) chat(q *socketRequest, do roomOperation) (full bool) {
 
 // inRoom does what a request asks of the room that it names.
 func (s *session) inRoom(ctx context.Context, q *socketRequest, do roomOperation) (any, error) {
-	by, err := actor(s.caller, s.org)
+	by, err := s.server.actor(ctx, s.caller, s.org)
 	if err != nil {
 		return nil, err
 	}

@@ -140,7 +140,7 @@ func (s *Server) chat(ctx context.Context, sub *streams.Subscription, caller *Ca
 	if len(a.rooms) > roomsLimit {
 		return invalid("rooms", "at most %d rooms are expected; none means all", roomsLimit)
 	}
-	if err := s.Rooms.Greet(ctx, store.Actor{Org: sub.Org, User: sub.User, Name: displayed(caller.DisplayName)}); err != nil || len(a.rooms) == 0 {
+	if err := s.Rooms.Greet(ctx, store.Actor{Org: sub.Org, User: sub.User, Name: caller.DisplayName}); err != nil || len(a.rooms) == 0 {
 		return err
 	}
 	sub.Filter.Rooms = slices.Sorted(slices.Values(a.rooms))
