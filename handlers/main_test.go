@@ -48,6 +48,10 @@ type door struct {
 	events   *store.Store
 	appender *streams.Appender
 	uploads  *streams.Uploads
+	rooms    *streams.Rooms
+	presence *streams.Presence
+	typing   *streams.Typing
+	instance string
 	blobs    *blobs.Disk
 	metrics  *streams.Metrics
 	url      string
@@ -87,7 +91,7 @@ func openDoor(t testing.TB, changes ...func(*door)) *door {
 func openDoorOn(t testing.TB, database, directory string, changes ...func(*door)) *door {
 	t.Helper()
 	ctx := context.Background()
-	d := &door{t: t, log: new(logText)}
+	d := &door{t: t, log: new(logText), instance: uuid.NewString()}
 	log := slog.New(slog.NewTextHandler(d.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	events, err := store.Open(ctx, store.Options{URL: database, Migrate: true, Connections: 4, Log: log})
 	if err != nil {
@@ -114,6 +118,10 @@ func openDoorOn(t testing.TB, database, directory string, changes ...func(*door)
 		change(d)
 	}
 	d.server.Uploads = d.uploads
+	d.presence = streams.NewPresence(d.events, d.server.Hub, d.instance, log)
+	d.typing = streams.NewTyping(d.events, d.server.Hub, log)
+	d.rooms = streams.NewRooms(d.events, d.appender, streams.NewRoomSignals(d.events, d.presence, d.typing), log)
+	d.server.Rooms = d.rooms
 	routes, err := d.server.Routes()
 	if err != nil {
 		t.Fatal(err)

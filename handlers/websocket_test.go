@@ -38,6 +38,10 @@ func (d *door) dialSocket(token, query string, headers ...string) *socketClient 
 }
 
 func (d *door) tryDialSocket(token, query string, headers ...string) (*socketClient, error) {
+	return d.tryDialPath(token, "/v2/realtime/stream?"+query, headers...)
+}
+
+func (d *door) tryDialPath(token, path string, headers ...string) (*socketClient, error) {
 	header := http.Header{}
 	if token != "" {
 		header.Set("Authorization", "Bearer "+token)
@@ -48,7 +52,7 @@ func (d *door) tryDialSocket(token, query string, headers ...string) (*socketCli
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	dialer := ws.Dialer{Header: ws.HandshakeHeaderHTTP(header), TLSConfig: d.tls}
-	conn, buffered, _, err := dialer.Dial(ctx, strings.Replace(d.url, "http", "ws", 1)+"/v2/realtime/stream?"+query)
+	conn, buffered, _, err := dialer.Dial(ctx, strings.Replace(d.url, "http", "ws", 1)+path)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +89,7 @@ func (c *socketClient) frame() (f ws.Frame, ok bool) {
 	_ = c.conn.SetReadDeadline(time.Now().Add(patience))
 	header, err := ws.ReadHeader(c.from)
 	if err == nil {
-		f = ws.Frame{Header: header, Payload: make([]byte, min(header.Length, 1<<20))}
+		f = ws.Frame{Header: header, Payload: make([]byte, min(header.Length, 8<<20))}
 		_, err = io.ReadFull(c.from, f.Payload)
 	}
 	if err != nil {
@@ -114,6 +118,7 @@ type wireFrame struct {
 	Detail       string
 	Field        string
 	Ref          json.RawMessage
+	Result       json.RawMessage
 	Reason       string
 	RetryMs      int
 }

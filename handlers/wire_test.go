@@ -46,7 +46,7 @@ func following(d *door) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	notifier := streams.NewNotifier(d.events, d.server.Hub, d.server.Log)
-	notifier.Wanted = d.uploads.Wanted
+	notifier.Wanted, notifier.Present, notifier.Missed, notifier.Typed = d.uploads.Wanted, d.presence.Present, d.presence.Missed, d.typing.Typed
 	running.Go(func() { notifier.Run(ctx) })
 	d.t.Cleanup(func() {
 		cancel()
