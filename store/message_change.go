@@ -14,14 +14,15 @@ import (
 const sendLockSQL = `select trimmed from sluice.rooms where org = $1 and id = $2 and deleted is null for update`
 
 // sendSQL says something in a room, unless its user is no member or has said it before, and tells all of that in one row. Its
-// snapshot is taken under the room's lock, so that the numbers have no gaps.
+// snapshot is taken under the room's lock, so that the numbers have no gaps. A token without a name leaves the one that is known.
 const sendSQL = `with twin as (
 		select room, seq, display_name, text, time, edited, deleted from sluice.messages where org = $1 and user_id = $3 and client_id = $4),
 	said as (
 		insert into sluice.messages (org, room, seq, user_id, client_id, display_name, text, nth)
 		select $1::text, $2::text, greatest($7::bigint, coalesce((
 				select l.seq from sluice.messages l where l.org = $1 and l.room = $2 order by l.seq desc limit 1), 0)) + 1,
-			$3::text, $4::text, $5::text, $6::text, coalesce((
+			$3::text, $4::text, coalesce(nullif($5::text, ''), (select u.display_name from sluice.users u where u.org = $1 and u.id = $3), ''),
+			$6::text, coalesce((
 				select o.nth from sluice.messages o where o.org = $1 and o.room = $2 and o.user_id = $3 order by o.seq desc limit 1), 0) + 1
 		where exists (select from sluice.members m where m.org = $1 and m.room = $2 and m.user_id = $3) and not exists (select from twin)
 		returning room, seq, display_name, text, time, edited, deleted)
