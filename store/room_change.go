@@ -186,18 +186,18 @@ func (c *UpdateRoom) Apply(ctx context.Context, tx *sqlx.Tx) (drafts []Draft, er
 	if err := c.lock(ctx, tx); err != nil {
 		return nil, err
 	}
-	if err := c.govern(); err != nil {
-		// Whoever has just given the room away is no owner any more, and asks again.
-		if !c.made {
-			return nil, err
-		}
-	}
 	name, owner := c.name, c.owner
 	if c.given.Name != nil {
 		name = *c.given.Name
 	}
 	if c.given.Owner != nil {
 		owner = *c.given.Owner
+	}
+	// Whoever has given the room away by an earlier try is no owner any more, and finds that made.
+	if err := c.govern(); err != nil && !(c.made && name == c.name && owner == c.owner) {
+		return nil, err
+	}
+	if c.given.Owner != nil {
 		if err := isMember(ctx, tx, UserKey{c.by.Org, owner}, c.room); errors.Is(err, ErrNoRoom) {
 			return nil, ErrNoMember
 		} else if err != nil {
