@@ -129,7 +129,7 @@ func (c *messageChange) find(ctx context.Context, tx *sqlx.Tx) error {
 		return ErrNoRoom
 	}
 	found, err := readMessages(tx.QueryxContext(ctx, `select `+messageColumns+` from sluice.messages m
-		where m.org = $1 and m.room = $2 and m.seq = $4 and `+visible, c.by.Org, c.room, c.by.User, c.seq))
+		join `+seenSQL+` i on m.seq > i.above and m.seq <= i.upto where m.org = $1 and m.room = $2 and m.seq = $4`, c.by.Org, c.room, c.by.User, c.seq))
 	if err == nil && len(found) == 0 {
 		err = ErrNoMessage
 	}

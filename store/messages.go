@@ -10,11 +10,11 @@ import (
 
 const messageColumns = `m.seq, m.user_id, m.display_name, m.text, m.client_id, m.time, m.edited, m.deleted`
 
-// visible is true of the messages m that the user $3 may see: what was said before they first came, and while they were
-// members. What was said between a removal and a return is not.
-const visible = `(m.seq <= (select min(i.said_from) from sluice.memberships i where i.org = m.org and i.room = m.room and i.user_id = $3)
-	or exists (select from sluice.memberships i where i.org = m.org and i.room = m.room and i.user_id = $3
-		and i.said_from < m.seq and (i.said_to is null or m.seq <= i.said_to)))`
+// seenSQL are the ranges of messages that the user $3 may see in the room: what was said before they first came, and while they
+// were members. What was said between a removal and a return is in none of them, and nothing is in two.
+const seenSQL = `(select 0 as above, min(said_from) as upto from sluice.memberships where org = $1 and room = $2 and user_id = $3
+	union all select said_from, coalesce(said_to, 9223372036854775807) from sluice.memberships
+		where org = $1 and room = $2 and user_id = $3)`
 
 func readMessages(rows *sqlx.Rows, err error) (list []Message, _ error) {
 	if err != nil {
@@ -38,13 +38,16 @@ func (s *Store) History(ctx context.Context, by Actor, room string, of HistoryRa
 	if err := s.IsMember(ctx, UserKey{by.Org, by.User}, room); err != nil {
 		return History{}, err
 	}
-	// One message more than is wanted tells whether there are more.
-	text := `select ` + messageColumns + ` from sluice.messages m where m.org = $1 and m.room = $2 and ` + visible + `
-		and ($4::bigint is null or m.seq < $4) and ($5::bigint is null or m.seq > $5) order by m.seq`
+	direction := ``
 	if of.After == nil {
-		text += ` desc`
+		direction = ` desc`
 	}
-	list, err := readMessages(s.db.QueryxContext(ctx, text+` limit $6`, by.Org, room, by.User, of.Before, of.After, of.Limit+1))
+	// Of each range as many are read as are wanted, so that nobody reads through what was said while they were away. One message
+	// more than is wanted tells whether there are more.
+	list, err := readMessages(s.db.QueryxContext(ctx, `select `+messageColumns+` from `+seenSQL+` i cross join lateral (
+			select * from sluice.messages w where w.org = $1 and w.room = $2 and w.seq > i.above and w.seq <= i.upto
+				and ($4::bigint is null or w.seq < $4) and ($5::bigint is null or w.seq > $5) order by w.seq`+direction+` limit $6) m
+		order by m.seq`+direction+` limit $6`, by.Org, room, by.User, of.Before, of.After, of.Limit+1))
 	if err != nil {
 		return History{}, classify(err)
 	}
