@@ -203,14 +203,15 @@ func (s *Store) trimRoom(ctx context.Context, org, room string, last int64) (gon
 	return gone, err
 }
 
-// trimDeleted takes away what is left of rooms that were deleted, but for their ids and memberships.
+// trimDeleted takes away what is left of rooms that were deleted, but for their ids and memberships. Another instance that is at
+// it takes others.
 func (s *Store) trimDeleted(ctx context.Context) (int64, error) {
 	done, err := s.db.ExecContext(ctx, `with gone as (
 			delete from sluice.statuses s using sluice.rooms r where r.deleted is not null and r.org = s.org and r.id = s.room)
-		delete from sluice.messages m using (
-			select o.org, o.room, o.seq from sluice.rooms r join sluice.messages o on o.org = r.org and o.room = r.id
-			where r.deleted is not null limit $1) g
-		where m.org = g.org and m.room = g.room and m.seq = g.seq`, trimAtOnce)
+		delete from sluice.messages where ctid = any(array(
+			select o.at from sluice.rooms r cross join lateral (select m.ctid as at from sluice.messages m
+				where m.org = r.org and m.room = r.id order by m.seq limit $1 for update skip locked) o
+			where r.deleted is not null limit $1))`, trimAtOnce)
 	if err != nil {
 		return 0, err
 	}
