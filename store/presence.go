@@ -158,8 +158,7 @@ func (s *Store) IsMember(ctx context.Context, user UserKey, room string) error {
 
 // MemberName is what a member of a room is called; "": no name is known. ErrNoRoom.
 func (s *Store) MemberName(ctx context.Context, user UserKey, room string) (name string, err error) {
-	err = s.db.GetContext(ctx, &name, `select coalesce(u.display_name, '') from sluice.members m
-		left join sluice.users u on u.org = m.org and u.id = m.user_id where m.org = $1 and m.room = $2 and m.user_id = $3`,
+	err = s.db.GetContext(ctx, &name, `select `+memberName+` from sluice.members m where m.org = $1 and m.room = $2 and m.user_id = $3`,
 		user.Org, room, user.ID)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", ErrNoRoom
@@ -186,17 +185,19 @@ type Attendee struct {
 // Attendance gives those of the users who are members of the rooms as they are now, once for each room; with everybody,
 // also whoever else is there.
 func (s *Store) Attendance(ctx context.Context, org string, rooms, users []string, everybody bool) (found []Attendee, err error) {
+	// What is looked up of each is a subquery of its own, and offset keeps the first one so: a join over tables that were never
+	// analysed reads all users of the org for every member.
 	rows, err := s.db.QueryxContext(ctx, `with who as (
 			select id from unnest($3::text[]) id union select user_id from sluice.presence where $4 and org = $1::text)
-		select m.room, m.user_id, coalesce(u.display_name, ''), coalesce(h.status, 'offline'),
-			case when h.status is null or h.status = 'offline' then u.last_seen else now() end
-		from who join sluice.members m on m.org = $1::text and m.user_id = who.id
-		left join sluice.users u on u.org = m.org and u.id = m.user_id
+		select m.room, m.user_id, `+memberName+`, coalesce(h.status, 'offline'),
+			case when h.status is null or h.status = 'offline' then
+				(select u.last_seen from sluice.users u where u.org = m.org and u.id = m.user_id) else now() end
+		from who cross join lateral (
+			select org, room, user_id from sluice.members where org = $1::text and user_id = who.id and room = any($2::text[]) offset 0) m
 		left join lateral (
 			select coalesce((select s.status from sluice.statuses s where s.org = m.org and s.user_id = m.user_id and s.room = m.room), 'online')
 			where exists (select from sluice.presence p join sluice.instances i on i.id = p.instance and i.alive > now()
-				where p.org = m.org and p.user_id = m.user_id and p.room in ('', m.room))) h (status) on true
-		where m.room = any($2::text[])`, org, pq.Array(rooms), pq.Array(users), everybody)
+				where p.org = m.org and p.user_id = m.user_id and p.room in ('', m.room))) h (status) on true`, org, pq.Array(rooms), pq.Array(users), everybody)
 	if err != nil {
 		return nil, classify(err)
 	}

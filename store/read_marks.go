@@ -52,8 +52,7 @@ func (c *TellReads) Apply(ctx context.Context, tx *sqlx.Tx) (drafts []Draft, err
 			update sluice.members m set told = m.read, told_at = clock_timestamp() from due d
 			where m.org = d.org and m.room = d.room and m.user_id = d.user_id
 			returning m.org, m.room, m.user_id, m.read)
-		select t.org, t.room, t.user_id as user, coalesce(u.display_name, '') as name, t.read
-		from told t left join sluice.users u on u.org = t.org and u.id = t.user_id order by t.org, t.room, t.user_id`, readsAtOnce)
+		select m.org, m.room, m.user_id as user, `+memberName+` as name, m.read from told m order by m.org, m.room, m.user_id`, readsAtOnce)
 	if err != nil {
 		return nil, err
 	}

@@ -178,55 +178,6 @@ func TestRoomBegins(t *testing.T) {
 	}
 }
 
-// TestRoomRights has everybody try everything, each in a room of its own: whoever may not is told why, or, where they are no
-// member, only that there is no such room, as where there is none.
-func TestRoomRights(t *testing.T) {
-	t.Parallel()
-	h := openHouse(t)
-	name, ann := "new", "ann"
-	may := map[string]error{"owner": nil, "member": ErrRoomRights, "stranger": ErrNoRoom, "admin": nil, "admin inside": nil, "namesake": ErrNoRoom}
-	inside := map[string]error{"owner": nil, "member": ErrRoomRights, "stranger": ErrNoRoom, "admin": ErrNoRoom, "admin inside": nil, "namesake": ErrNoRoom}
-	member := map[string]error{"owner": nil, "member": nil, "stranger": ErrNoRoom, "admin": ErrNoRoom, "admin inside": nil, "namesake": ErrNoRoom}
-	author := map[string]error{"owner": ErrRoomRights, "member": ErrRoomRights, "stranger": ErrNoRoom, "admin": ErrNoRoom, "admin inside": ErrRoomRights, "namesake": ErrNoRoom}
-	actors := map[string]Actor{
-		"owner": by("owner"), "member": by("member"), "stranger": by("stranger"), "admin": admin("boss"), "admin inside": admin("chief"),
-		"namesake": {Org: "2", User: "owner", Admin: true},
-	}
-	for what, one := range map[string]struct {
-		change func(who Actor, room string) Change
-		want   map[string]error
-	}{
-		"rename":   {func(who Actor, room string) Change { return NewUpdateRoom(who, room, RoomUpdate{Name: &name}) }, may},
-		"give":     {func(who Actor, room string) Change { return NewUpdateRoom(who, room, RoomUpdate{Owner: &ann}) }, may},
-		"delete":   {func(who Actor, room string) Change { return NewDeleteRoom(who, room) }, may},
-		"add":      {func(who Actor, room string) Change { return NewAddMember(who, room, "new") }, may},
-		"add ann":  {func(who Actor, room string) Change { return NewAddMember(who, room, "ann") }, may},
-		"remove":   {func(who Actor, room string) Change { return NewRemoveMember(who, room, "ann") }, may},
-		"send":     {func(who Actor, room string) Change { return h.NewSendMessage(who, room, room+who.User, "x") }, member},
-		"edit":     {func(who Actor, room string) Change { return NewEditMessage(who, room, 1, "x") }, author},
-		"erase":    {func(who Actor, room string) Change { return NewEraseMessage(who, room, 1) }, inside},
-		"leave":    {func(who Actor, room string) Change { return NewRemoveMember(who, room, who.User) }, map[string]error{"owner": nil, "member": nil, "stranger": ErrNoRoom, "admin": ErrNoMember, "admin inside": nil, "namesake": ErrNoRoom}},
-		"remove x": {func(who Actor, room string) Change { return NewRemoveMember(who, room, "x") }, map[string]error{"owner": ErrNoMember, "member": ErrRoomRights, "stranger": ErrNoRoom, "admin": ErrNoMember, "admin inside": ErrNoMember, "namesake": ErrNoRoom}},
-	} {
-		for who, want := range one.want {
-			room := strings.ReplaceAll(what+"-"+who, " ", "_")
-			h.build(t, room, "owner", "member", "ann", "chief")
-			h.do(t, h.NewSendMessage(by("ann"), room, room, "said"))
-			head := h.head(t)
-			err := h.try(t, one.change(actors[who], room))
-			if !errors.Is(err, want) || want == nil && err != nil {
-				t.Errorf("%s by %s: %v, not %v", what, who, err, want)
-			}
-			if err != nil && h.head(t) != head {
-				t.Errorf("%s by %s failed, and was told of", what, who)
-			}
-			if err := h.try(t, one.change(actors[who], "nowhere")); !errors.Is(err, ErrNoRoom) {
-				t.Errorf("%s by %s, where there is no room: %v", what, who, err)
-			}
-		}
-	}
-}
-
 // TestReadersAreMembers asks for all that may be read of a room, as strangers of several kinds and as members.
 func TestReadersAreMembers(t *testing.T) {
 	t.Parallel()

@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -35,14 +37,17 @@ func oneRoom(ctx context.Context, db sqlx.QueryerContext, org, id string) (Room,
 	return rooms[0], nil
 }
 
+// memberName is what a member m is called. It is no join: one over tables that were never analysed reads all users of the org
+// for every member.
+const memberName = `coalesce((select u.display_name from sluice.users u where u.org = m.org and u.id = m.user_id), '')`
+
 // roomsOf reads the rooms of an org that a condition upon r and $2 is true of, in one snapshot.
 func roomsOf(ctx context.Context, db sqlx.QueryerContext, org, condition, argument string) (rooms []Room, err error) {
 	rows, err := db.QueryxContext(ctx, `select r.id, r.name, r.owner, r.created, l.ids, l.names
 		from sluice.rooms r cross join lateral (
 			select coalesce(array_agg(m.user_id order by m.since, m.user_id), '{}') as ids,
-				coalesce(array_agg(coalesce(u.display_name, '') order by m.since, m.user_id), '{}') as names
-			from sluice.members m left join sluice.users u on u.org = m.org and u.id = m.user_id
-			where m.org = r.org and m.room = r.id) l
+				coalesce(array_agg(`+memberName+` order by m.since, m.user_id), '{}') as names
+			from sluice.members m where m.org = r.org and m.room = r.id) l
 		where r.org = $1 and `+condition+` order by r.created, r.id`, org, argument)
 	if err != nil {
 		return nil, err
@@ -108,10 +113,7 @@ func (s *Store) RoomUsers(ctx context.Context, by Actor, room string) ([]RoomUse
 
 // roomStatsSQL counts without looking at messages one by one: their numbers have no gaps beyond what retention has taken, and
 // a user's own are numbered by themselves. Only what was deleted is counted, by an index of its own.
-const roomStatsSQL = `select
-	(select coalesce(sum(p.streams), 0) from sluice.members o join sluice.presence p on p.org = o.org and p.user_id = o.user_id
-		join sluice.instances i on i.id = p.instance and i.alive > now()
-		where o.org = r.org and o.room = r.id and p.room in ('', r.id)) as connections,
+const roomStatsSQL = `select w.connections, w.online,
 	n.seq - r.trimmed - (select count(*) from sluice.messages e where e.org = r.org and e.room = r.id and e.deleted) as messages,
 	n.seq - b.seq - coalesce((select l.nth from sluice.messages l where l.org = r.org and l.room = r.id and l.user_id = m.user_id
 			and l.seq > b.seq order by l.seq desc limit 1)
@@ -123,39 +125,22 @@ const roomStatsSQL = `select
 	cross join lateral (select greatest(r.trimmed, coalesce((select w.seq from sluice.messages w
 		where w.org = r.org and w.room = r.id order by w.seq desc limit 1), 0)) as seq) n
 	cross join lateral (select greatest(m.read, r.trimmed) as seq) b
+	cross join lateral (select coalesce(sum(h.streams), 0) as connections, count(h.streams) filter (where not exists (
+				select from sluice.statuses s where s.org = o.org and s.user_id = o.user_id and s.room = o.room and s.status = 'offline')) as online
+		from sluice.members o cross join lateral (select sum(p.streams) as streams from sluice.presence p
+			where p.org = o.org and p.user_id = o.user_id and p.room in ('', o.room)
+				and exists (select from sluice.instances i where i.id = p.instance and i.alive > now())) h
+		where o.org = r.org and o.room = r.id) w
 	where r.org = $1 and r.id = $2`
 
 // RoomStats are the figures of a room as one of its members sees it. ErrNoRoom.
-func (s *Store) RoomStats(ctx context.Context, by Actor, room string) (RoomStats, error) {
-	users, err := s.RoomUsers(ctx, by, room)
-	if err != nil {
-		return RoomStats{}, err
+func (s *Store) RoomStats(ctx context.Context, by Actor, room string) (stats RoomStats, err error) {
+	err = s.db.QueryRowxContext(ctx, roomStatsSQL, by.Org, room, by.User).
+		Scan(&stats.Connections, &stats.Online, &stats.Messages, &stats.Unread)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = ErrNoRoom
 	}
-	var stats RoomStats
-	rows, err := s.db.QueryxContext(ctx, roomStatsSQL, by.Org, room, by.User)
-	if err != nil {
-		return stats, classify(err)
-	}
-	defer rows.Close()
-	found := false
-	for rows.Next() {
-		found = true
-		if err := rows.Scan(&stats.Connections, &stats.Messages, &stats.Unread); err != nil {
-			return stats, classify(err)
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return stats, classify(err)
-	}
-	if !found {
-		return stats, ErrNoRoom
-	}
-	for _, user := range users {
-		if user.Status != StatusOffline {
-			stats.Online++
-		}
-	}
-	return stats, nil
+	return stats, ofRoom(err)
 }
 
 // trimAtOnce is how many messages one transaction takes away.
