@@ -11,17 +11,16 @@ import (
 
 // crowd is a room of many, by all doors, at several instances.
 type crowd struct {
-	t       *testing.T
+	t       testing.TB
 	room    string
 	members []*chatUser
 	acked   atomic.Int64 // messages whose senders know that they are sent
 	group   sync.WaitGroup
 }
 
-func newCrowd(t *testing.T, size int, to ...string) *crowd {
-	t.Helper()
-	place := chatPlace{t, t.Name(), to}
-	all := &crowd{t: t}
+func newCrowd(place chatPlace, size int) *crowd {
+	place.t.Helper()
+	all := &crowd{t: place.t}
 	var names []string
 	for i := range size {
 		one := place.user(fmt.Sprintf("u%03d", i), chatDoors[i%len(chatDoors)]).from(i)
@@ -107,7 +106,7 @@ func (all *crowd) compare(each int) {
 func TestChatCrowd(t *testing.T) {
 	t.Parallel()
 	flags := shared(t)
-	all := newCrowd(t, 100, serve(t, flags...).url, serve(t, flags...).url)
+	all := newCrowd(chatPlace{t, "1", []string{serve(t, flags...).url, serve(t, flags...).url}}, 100)
 	all.speak(5)
 	for i, one := range all.members {
 		if all.reach(4 * i); i%3 == 0 {
@@ -123,7 +122,7 @@ func TestChatKill(t *testing.T) {
 	t.Parallel()
 	flags := shared(t)
 	killed := serve(t, flags...)
-	all := newCrowd(t, 100, serve(t, flags...).url, killed.url)
+	all := newCrowd(chatPlace{t, "1", []string{serve(t, flags...).url, killed.url}}, 100)
 	all.speak(5)
 	all.reach(150)
 	killed.kill()
@@ -142,7 +141,7 @@ func TestChatRollingRestart(t *testing.T) {
 	for i, address := range addresses {
 		start(i, address)
 	}
-	all := newCrowd(t, 40, instances[0].url, instances[1].url)
+	all := newCrowd(chatPlace{t, "1", []string{instances[0].url, instances[1].url}}, 40)
 	const each = 12
 	all.speak(each)
 	for i, address := range addresses {
