@@ -12,10 +12,11 @@ create table sluice.rooms (
                                              -- said, and not written: the newest of messages tells the number
     created  timestamptz not null default now(),
     deleted  timestamptz,
+    emptied  boolean     not null default false, -- deleted, and its messages are gone
     primary key (org, id)
 );
 
-create index rooms_deleted on sluice.rooms (deleted) where deleted is not null;
+create index rooms_deleted on sluice.rooms (deleted) where deleted is not null and not emptied;
 
 -- Who is in a room now, and what they have read of it.
 create table sluice.members (

@@ -183,6 +183,7 @@ create table sluice.rooms (
     trimmed bigint default 0 not null,
     created timestamp with time zone default now() not null,
     deleted timestamp with time zone,
+    emptied boolean default false not null,
     constraint rooms_pkey PRIMARY KEY (org, id)
 );
 
@@ -280,7 +281,7 @@ CREATE INDEX outbox_xid ON sluice.outbox USING btree (xid, id);
 
 CREATE INDEX presence_of_instance ON sluice.presence USING btree (instance);
 
-CREATE INDEX rooms_deleted ON sluice.rooms USING btree (deleted) WHERE (deleted IS NOT NULL);
+CREATE INDEX rooms_deleted ON sluice.rooms USING btree (deleted) WHERE ((deleted IS NOT NULL) AND (NOT emptied));
 
 CREATE INDEX tickets_until ON sluice.tickets USING btree (until);
 

@@ -15,6 +15,7 @@ const sendLockSQL = `select trimmed from sluice.rooms where org = $1 and id = $2
 
 // sendSQL says something in a room, unless its user is no member or has said it before, and tells all of that in one row. Its
 // snapshot is taken under the room's lock, so that the numbers have no gaps. A token without a name leaves the one that is known.
+// A client id that somebody takes in another room at this moment is not waited for: that batch may wait for a room of this one.
 const sendSQL = `with twin as (
 		select room, seq, display_name, text, time, edited, deleted from sluice.messages where org = $1 and user_id = $3 and client_id = $4),
 	said as (
@@ -25,6 +26,7 @@ const sendSQL = `with twin as (
 			$6::text, coalesce((
 				select o.nth from sluice.messages o where o.org = $1 and o.room = $2 and o.user_id = $3 order by o.seq desc limit 1), 0) + 1
 		where exists (select from sluice.members m where m.org = $1 and m.room = $2 and m.user_id = $3) and not exists (select from twin)
+			and pg_try_advisory_xact_lock(hashtextextended(concat_ws(chr(31), $1::text, $3::text, $4::text), 8))
 		returning room, seq, display_name, text, time, edited, deleted)
 	select exists (select from sluice.members m where m.org = $1 and m.room = $2 and m.user_id = $3), exists (select from said), a.*
 	from (select) one left join (select * from said union all select * from twin) a on true`
@@ -72,7 +74,7 @@ func (c *SendMessage) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) {
 		return nil, err
 	case !member:
 		return nil, ErrNoRoom
-	case *in != c.room:
+	case in == nil || *in != c.room:
 		return nil, ErrClientID
 	}
 	c.Message = Message{

@@ -133,6 +133,15 @@ func (s *Store) SetStatus(ctx context.Context, user UserKey, room string, status
 		if err := isMember(ctx, tx, user, room); err != nil {
 			return err
 		}
+		if status == StatusOffline {
+			// Whoever hides was last seen at that moment. The row is locked before that of the status, as in KeepPresence.
+			_, err := tx.ExecContext(ctx, `insert into sluice.users (org, id, last_seen) select $1::text, $2::text, clock_timestamp()
+				where not exists (select from sluice.statuses where org = $1 and user_id = $2 and room = $3 and status = 'offline')
+				on conflict (org, id) do update set last_seen = excluded.last_seen`, user.Org, user.ID, room)
+			if err != nil {
+				return err
+			}
+		}
 		done, err := tx.ExecContext(ctx, `insert into sluice.statuses as s (org, room, user_id, status) values ($1, $2, $3, $4)
 			on conflict (org, user_id, room) do update set status = excluded.status where s.status <> excluded.status`,
 			user.Org, room, user.ID, string(status))
@@ -141,11 +150,6 @@ func (s *Store) SetStatus(ctx context.Context, user UserKey, room string, status
 		}
 		rows, err := done.RowsAffected()
 		changed = rows > 0
-		if err == nil && changed && status == StatusOffline {
-			// Whoever hides was last seen at that moment.
-			_, err = tx.ExecContext(ctx, `insert into sluice.users (org, id, last_seen) values ($1, $2, clock_timestamp())
-				on conflict (org, id) do update set last_seen = excluded.last_seen`, user.Org, user.ID)
-		}
 		return err
 	})
 	return changed, ofRoom(err)

@@ -241,7 +241,10 @@ func (c *DeleteRoom) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) {
 		err = c.govern()
 	}
 	if err == nil {
-		_, err = tx.ExecContext(ctx, `with gone as (delete from sluice.members where org = $1 and room = $2)
+		_, err = tx.ExecContext(ctx, `with gone as (delete from sluice.members where org = $1 and room = $2 returning user_id),
+			chosen as (select s.user_id from gone g cross join lateral (
+				select user_id from sluice.statuses where org = $1 and user_id = g.user_id and room = $2 for update skip locked) s),
+			statuses as (delete from sluice.statuses s using chosen c where s.org = $1 and s.user_id = c.user_id and s.room = $2)
 			update sluice.rooms set deleted = now() where org = $1 and id = $2`, c.by.Org, c.room)
 	}
 	if err != nil {

@@ -106,8 +106,12 @@ func (c *RemoveMember) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) 
 	return append(drafts, draft), err
 }
 
+// forget ends the membership. A status that is set or forgotten at this moment is not waited for: whoever does it may wait for
+// another that this batch has locked.
 func (c *RemoveMember) forget(ctx context.Context, tx *sqlx.Tx) (int64, error) {
-	done, err := tx.ExecContext(ctx, `with status as (delete from sluice.statuses where org = $1 and room = $2 and user_id = $3)
+	done, err := tx.ExecContext(ctx, `with chosen as (
+			select room from sluice.statuses where org = $1 and room = $2 and user_id = $3 for update skip locked),
+		status as (delete from sluice.statuses s using chosen c where s.org = $1 and s.room = c.room and s.user_id = $3)
 		delete from sluice.members where org = $1 and room = $2 and user_id = $3`, c.by.Org, c.room, c.user)
 	if err != nil {
 		return 0, err

@@ -188,17 +188,19 @@ func (s *Store) trimRoom(ctx context.Context, org, room string, last int64) (gon
 	return gone, err
 }
 
-// trimDeleted takes away what is left of rooms that were deleted, but for their ids and memberships. Another instance that is at
-// it takes others.
-func (s *Store) trimDeleted(ctx context.Context) (int64, error) {
-	done, err := s.db.ExecContext(ctx, `with gone as (
-			delete from sluice.statuses s using sluice.rooms r where r.deleted is not null and r.org = s.org and r.id = s.room)
-		delete from sluice.messages where ctid = any(array(
-			select o.at from sluice.rooms r cross join lateral (select m.ctid as at from sluice.messages m
-				where m.org = r.org and m.room = r.id order by m.seq limit $1 for update skip locked) o
-			where r.deleted is not null limit $1))`, trimAtOnce)
-	if err != nil {
-		return 0, err
+// trimDeleted takes away the messages of rooms that were deleted. Those that have none any more are not looked
+// at again. Another instance that is at it takes others.
+func (s *Store) trimDeleted(ctx context.Context) (trimmed int64, err error) {
+	done, err := s.db.ExecContext(ctx, `delete from sluice.messages where ctid = any(array(
+		select o.at from sluice.rooms r cross join lateral (
+			select m.ctid as at from sluice.messages m where m.org = r.org and m.room = r.id order by m.seq limit $1 for update skip locked) o
+		where r.deleted is not null and not r.emptied limit $1))`, trimAtOnce)
+	if err == nil {
+		trimmed, err = done.RowsAffected()
 	}
-	return done.RowsAffected()
+	if err == nil && trimmed < trimAtOnce {
+		_, err = s.db.ExecContext(ctx, `update sluice.rooms r set emptied = true where r.deleted is not null and not r.emptied
+			and (select m.seq from sluice.messages m where m.org = r.org and m.room = r.id limit 1) is null`)
+	}
+	return trimmed, err
 }
