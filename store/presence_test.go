@@ -194,7 +194,7 @@ func TestAttendance(t *testing.T) {
 	for _, s := range []*Store{open(t, url), openWith(t, Options{URL: url + " application_name=pooler", DirectURL: url, Migrate: true})} {
 		db := connect(t, url)
 		execute(t, db, `truncate sluice.members, sluice.presence, sluice.statuses, sluice.users, sluice.instances`)
-		rooms(t, db, "r all", "q all", "r one", "q one", "r never", "r dead", "r twice", "q away", "r away")
+		rooms(t, db, "r all", "q all", "r one", "q one", "r never", "r dead", "r twice", "q away", "r away", "r hidden")
 		instances(t, s, "a", "b", "c")
 		carry(t, s, "a", "all", "")
 		carry(t, s, "a", "one", "r", "elsewhere")
@@ -204,12 +204,18 @@ func TestAttendance(t *testing.T) {
 		carry(t, s, "b", "stranger", "", "r")
 		carry(t, s, "c", "dead", "")
 		execute(t, db, `update sluice.instances set alive = now() - interval '1 second' where id = 'c'`)
-		if _, err := s.SetStatus(t.Context(), UserKey{"1", "away"}, "q", StatusAway); err != nil {
-			t.Fatal(err)
+		carry(t, s, "a", "hidden", "")
+		for user, status := range map[string]Status{"away": StatusAway, "hidden": StatusOffline} {
+			room := map[string]string{"away": "q", "hidden": "r"}[user]
+			if _, err := s.SetStatus(t.Context(), UserKey{"1", user}, room, status); err != nil {
+				t.Fatal(err)
+			}
 		}
+		// Whoever hides was last seen when they did so; here that is a while ago.
+		execute(t, db, `update sluice.users set last_seen = last_seen - interval '1 hour' where id = 'hidden'`)
 		want := map[string]Status{
 			"r all": StatusOnline, "q all": StatusOnline, "r one": StatusOnline, "q one": StatusOffline, "r dead": StatusOffline,
-			"r twice": StatusOnline, "q away": StatusAway, "r away": StatusOnline,
+			"r twice": StatusOnline, "q away": StatusAway, "r away": StatusOnline, "r hidden": StatusOffline,
 		}
 		if got := attendance(t, s, []string{"r", "q"}, nil, true); !maps.Equal(got, want) {
 			t.Errorf("everybody: %v", got)
@@ -217,6 +223,9 @@ func TestAttendance(t *testing.T) {
 		want = map[string]Status{"r one": StatusOnline, "r never": StatusOffline}
 		if got := attendance(t, s, []string{"r"}, []string{"one", "never", "stranger"}, false); !maps.Equal(got, want) {
 			t.Errorf("by name: %v", got)
+		}
+		if seen := ask[bool](t, db, `select last_seen < now() - interval '50 minutes' from sluice.users where id = 'hidden'`); !seen {
+			t.Error("when the hidden one was last seen is not kept")
 		}
 		if got := attendance(t, s, nil, []string{"one"}, true); len(got) != 0 {
 			t.Errorf("of no room: %v", got)

@@ -117,10 +117,17 @@ func (p *pipe) told() (frames []string) {
 	return frames
 }
 
-// sees waits until what a stream was told last of a user in a room is a status.
+// sees waits until what a stream was told last of a user in a room is a status. It does not wait for the look at everything that
+// heals what was not told.
 func (p *pipe) sees(t rapid.TB, room, user, status string) {
 	t.Helper()
-	p.wait(t, fmt.Sprintf("%s is not %s in %s", user, status, room), func() bool { return p.last(room, user) == status })
+	began := time.Now()
+	p.wait(t, fmt.Sprintf("%s is not %s in %s", user, status, room), func() bool {
+		return p.last(room, user) == status || time.Since(began) > 20*time.Second
+	})
+	if last := p.last(room, user); last != status {
+		t.Fatalf("%s is not %s in %s: %q", user, status, room, p.told())
+	}
 }
 
 func (p *pipe) last(room, user string) (status string) {
