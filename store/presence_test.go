@@ -342,3 +342,28 @@ func TestDeadPresence(t *testing.T) {
 		t.Errorf("u was last seen %v ago", ago)
 	}
 }
+
+// TestHidingWhileLeaving has a user hide and leave at the same time, again and again: neither waits for the other for ever.
+func TestHidingWhileLeaving(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	s, db := open(t, url), connect(t, url)
+	rooms(t, db, "r u")
+	instances(t, s, "a")
+	carry(t, s, "a", "u", "")
+	carry(t, s, "a", "u") // from now on it is known when they were last seen
+	var both sync.WaitGroup
+	both.Go(func() {
+		for i := range 300 {
+			carry(t, s, "a", "u", [][]string{{""}, nil}[i%2]...)
+		}
+	})
+	both.Go(func() {
+		for i := range 300 {
+			if _, err := s.SetStatus(t.Context(), UserKey{"1", "u"}, "r", []Status{StatusOffline, StatusAway}[i%2]); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	both.Wait()
+}
