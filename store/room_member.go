@@ -70,6 +70,12 @@ func NewRemoveMember(by Actor, room, user string) *RemoveMember {
 // Apply implements Change.
 func (c *RemoveMember) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) {
 	err := c.lock(ctx, tx)
+	if err == nil && c.made {
+		err = isMember(ctx, tx, UserKey{c.by.Org, c.user}, c.room)
+	}
+	if c.made && errors.Is(err, ErrNoRoom) {
+		return nil, nil // the earlier try has removed them
+	}
 	if err == nil && !(c.member && c.user == c.by.User) {
 		err = c.govern()
 	}
@@ -77,12 +83,10 @@ func (c *RemoveMember) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) 
 	if err == nil {
 		gone, err = c.forget(ctx, tx)
 	}
-	switch {
-	case c.made && (gone == 0 && err == nil || errors.Is(err, ErrNoRoom)):
-		return nil, nil
-	case err == nil && gone == 0:
-		return nil, ErrNoMember
-	case err != nil:
+	if err == nil && gone == 0 {
+		err = ErrNoMember
+	}
+	if err != nil {
 		return nil, err
 	}
 	c.made = true
