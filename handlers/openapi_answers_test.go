@@ -145,6 +145,7 @@ func TestOpenAPIAnswers(t *testing.T) {
 	c.uploadsRead()
 	c.old(d)
 	c.uploads()
+	c.rooms()
 	c.elsewhere(d)
 	c.away(app, user)
 	if missing := slices.DeleteFunc(c.missing(), func(one string) bool {

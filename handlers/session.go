@@ -236,7 +236,7 @@ func (s *session) text(payload []byte) (full bool) {
 	return false
 }
 
-// read takes a message apart. Where it has a ref, that is known however wrong the rest may be.
+// read takes a message apart. Where it is an object with a ref, that is known however wrong its other fields are.
 func (q *socketRequest) read(payload []byte) error {
 	fields, err := members(payload)
 	if err != nil {
