@@ -167,8 +167,9 @@ func TestOpenAPIFrames(t *testing.T) {
 			t.Parallel()
 			c := readContract(t)
 			d := openDoor(t, withHub(streams.Options{Heartbeat: 2 * time.Second, MaxStreamsPerUser: 1}))
-			following(d)
+			chatting(d)
 			d.append("1", 20, 100)
+			room := d.makeRoom(as(t, "2"), "3")
 			full := `{"service":"finance","type":"t","propertyId":"p","entityType":"e","entityId":"ü","userId":"\"","data":{"n":1e4}}`
 			d.mustPublish(publisher(t, "1"), full)
 			seen := map[string]bool{}
@@ -193,10 +194,21 @@ func TestOpenAPIFrames(t *testing.T) {
 			second.until("reset")
 			first.until("problem") // a user has one stream here
 			first.until("")
+			member, ask := c.openFrames(d, transport, as(t, "3"), "services=chat", seen)
+			member.until("presence")
+			d.ask("POST", room+"/typing", as(t, "2"), "").wants(t, "typing", http.StatusNoContent)
+			member.until("typing")
+			want := kinds(first.schema, field)
+			if ask != nil {
+				ask(`{"type":"history","room":"` + strings.TrimPrefix(room, "/v2/rooms/") + `","ref":1}`)
+				member.until("ok")
+			} else {
+				want = slices.DeleteFunc(want, func(kind string) bool { return kind == "ok" }) // which answers requests
+			}
 			d.server.Hub.Drain(context.Background())
 			second.until("drain")
 			second.until("")
-			if got, want := slices.Sorted(maps.Keys(seen)), kinds(first.schema, field); !slices.Equal(got, want) {
+			if got := slices.Sorted(maps.Keys(seen)); !slices.Equal(got, want) {
 				t.Errorf("the frames sent are %v, those in %s are %v", got, openAPIName, want)
 			}
 		})
