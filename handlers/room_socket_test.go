@@ -145,6 +145,17 @@ func TestRoomRequestsRefused(t *testing.T) {
 			t.Errorf("%.80s without a ref: %d %+v", request, code, before)
 		}
 	}
+	if h := d.historyOf("/v2/rooms/"+room, user, ""); len(h.Messages) != 1 {
+		t.Errorf("something was said: %+v", h)
+	}
+}
+
+// TestRoomRequestsRights asks before the handshake, with a token that lacks the service, and with one that is of no org.
+func TestRoomRequestsRights(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	user := as(t, "u")
+	room := strings.TrimPrefix(d.makeRoom(user), "/v2/rooms/")
 	early := d.dialSocket(user, "")
 	early.send(`{"type":"send","ref":1,"room":"` + room + `","clientId":"early","text":"x"}`)
 	if one := early.next(); one.Type != "problem" || one.Status != 400 || one.Field != "type" {
@@ -166,7 +177,7 @@ func TestRoomRequestsRefused(t *testing.T) {
 	if one := service.next(); one.Type != "ok" {
 		t.Errorf("a service in its stream's org: %+v", one)
 	}
-	if h := d.historyOf("/v2/rooms/"+room, user, ""); len(h.Messages) != 1 {
+	if h := d.historyOf("/v2/rooms/"+room, user, ""); len(h.Messages) != 0 {
 		t.Errorf("something was said: %+v", h)
 	}
 }
