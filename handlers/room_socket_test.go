@@ -21,16 +21,20 @@ import (
 )
 
 // answerTo reads up to the answer to a request, over events and signals.
-func (c *socketClient) answerTo(ref string) wireFrame {
+func (c *socketClient) answerTo(ref string) (one wireFrame) {
 	c.t.Helper()
 	for {
-		one := c.next()
-		if string(one.Ref) == ref {
-			return one
+		f, ok := c.frame()
+		if !ok || f.Header.OpCode != ws.OpText {
+			c.t.Fatalf("the WebSocket ends before the answer to %s: %q", ref, f.Payload)
 		}
-		if one.Type == "problem" || one.Type == "ok" {
-			c.t.Fatalf("%+v instead of the answer to %s", one, ref)
+		if kind := kindOfFrame(c.t, f.Payload, "type"); kind != "ok" && kind != "problem" {
+			continue
 		}
+		if err := json.Unmarshal(f.Payload, &one); err != nil || string(one.Ref) != ref {
+			c.t.Fatalf("%.300s instead of the answer to %s: %v", f.Payload, ref, err)
+		}
+		return one
 	}
 }
 
