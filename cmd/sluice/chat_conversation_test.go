@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"sluice/handlers"
 )
 
 // TestChatConversation holds the same conversation by each door, across two instances.
@@ -24,6 +26,45 @@ func TestChatConversation(t *testing.T) {
 
 // chatBlocked is HAProxy that lets nobody upgrade.
 var chatBlocked = haproxyWith("HAProxy that refuses to upgrade", "60s", haproxyPrompt, "http-request deny deny_status 403 if { req.hdr(upgrade) -m found }")
+
+// TestChatNames looks that others know a user's name from the first request on, whatever it is, and that it follows the token.
+func TestChatNames(t *testing.T) {
+	t.Parallel()
+	flags := shared(t)
+	place := chatPlace{t, "1", []string{serve(t, flags...).url, serve(t, flags...).url}}
+	alice := place.user("alice", "poll and POST")
+	named := func(name string) func(*handlers.Claims) {
+		return func(c *handlers.Claims) { c.DisplayName = name }
+	}
+	room := alice.opens("Names", "bob", "carol", "dave").ID
+	is := func(user, want string) {
+		t.Helper()
+		var found chatRoom
+		alice.calls(http.StatusOK, http.MethodGet, "/v2/rooms/"+room, nil, &found)
+		for _, one := range found.Members {
+			if one.UserID == user && one.DisplayName != want {
+				t.Errorf("%s is called %q, not %q", user, one.DisplayName, want)
+			}
+		}
+		if got := alice.present(room)[user].DisplayName; got != want {
+			t.Errorf("%s is shown as %q, not %q", user, got, want)
+		}
+	}
+	is("alice", "The alice")
+	is("bob", "")
+	place.user("bob", "poll and POST").does(http.StatusOK, "read", room, fields{"seq": 0})
+	is("bob", "The bob")
+	place.user("bob", "poll and POST", named("Bob\tthe\r\n 2nd")).from(1).does(http.StatusOK, "history", room, nil)
+	is("bob", "Bobthe 2nd")
+	place.user("carol", "sse and POST").come()
+	is("carol", "The carol")
+	socket := place.user("dave", "socket", named("é"+strings.Repeat("😀", 200))).come()
+	socket.does(http.StatusOK, "typing", room, nil)
+	is("dave", "é"+strings.Repeat("😀", 127))
+	if got := alice.says(room, "hi"); got.DisplayName != "The alice" {
+		t.Errorf("the message is %+v", got)
+	}
+}
 
 // TestChatWithoutWebSocket holds it through proxies that let no WebSocket through, or no stream at all.
 func TestChatWithoutWebSocket(t *testing.T) {
