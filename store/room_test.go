@@ -115,11 +115,6 @@ func (h *house) members(t testing.TB, room string) []string {
 	return list
 }
 
-func (h *house) owner(t testing.TB, room string) string {
-	t.Helper()
-	return ask[string](t, h.db, `select owner from sluice.rooms where org = '1' and id = $1`, room)
-}
-
 // intervals are those of a room, in words: "user from-to said from-said to".
 func (h *house) intervals(t testing.TB, room string) (list []string) {
 	t.Helper()
