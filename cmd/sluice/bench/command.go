@@ -20,12 +20,14 @@ type Command struct {
 	Idle    Idle    `cmd:"" help:"Silent connections: memory of each, and what stays when they have left."`
 	Poll    Poll    `cmd:"" help:"Long-polls that wait: memory of each, and how long until one event has answered all."`
 	Publish Publish `cmd:"" help:"Publishers without readers: events a second and the time to the answer."`
+	Chat    Chat    `cmd:"" help:"Rooms: latency from saying to hearing, nothing lost, presence, beside a floor."`
 	SQL     SQL     `cmd:"" name:"sql" help:"Publishing from SQL beside publishing over HTTP: time to delivery."`
 	Upload  Upload  `cmd:"" help:"Files in chunks: MiB a second beside a floor and a plain form, and memory."`
 	Fsync   Fsync   `cmd:"" help:"Time of one fsync on the data directory: what publishing waits for."`
 	Floor   Floor   `cmd:"" hidden:"" help:"The floor: writes to sockets what it is told on standard input."`
 
 	UploadFloor UploadFloor `cmd:"" hidden:"" help:"The floor of uploads."`
+	ChatFloor   ChatFloor   `cmd:"" hidden:"" help:"The floor of rooms."`
 }
 
 // Help shows examples.
@@ -38,6 +40,7 @@ Examples:
   sluice bench idle --subscribers 10000      memory of silent connections
   sluice bench poll --waiters 5000           memory of long-polls, and how fast an event answers them
   sluice bench publish --publishers 64       events a second without readers
+  sluice bench chat                          100 users in a room, 50 messages/s
   sluice bench sql                           from sluice.publish to a reader
   sluice bench upload                        files in chunks of 64 KiB and of 1 MiB`
 }
@@ -50,9 +53,14 @@ func (Fsync) Help() string {
 
 // target says which server is measured, and as whom.
 type target struct {
-	URL        string `env:"SLUICE_URL" default:"http://127.0.0.1:8080" help:"Server to measure; clear text."`
-	Admin      string `default:"http://127.0.0.1:9180" help:"Its admin listener, for CPU and memory; empty: without them."`
-	Token      string `env:"SLUICE_TOKEN" placeholder:"JWT" help:"Token of an ADMIN with the scope publish; none: tokens are made with the secret."`
+	URL   string `env:"SLUICE_URL" default:"http://127.0.0.1:8080" help:"Server to measure; clear text."`
+	Admin string `default:"http://127.0.0.1:9180" help:"Its admin listener, for CPU and memory; empty: without them."`
+	Token string `env:"SLUICE_TOKEN" placeholder:"JWT" help:"Token of an ADMIN with the scope publish; none: tokens are made with the secret."`
+	signing
+}
+
+// signing says what tokens are made with.
+type signing struct {
 	SecretFile string `name:"secret-file" placeholder:"FILE" help:"Secret that signs tokens; <data>/jwt.secret if not given."`
 	Data       string `env:"SLUICE_DATA" default:"./data" placeholder:"DIR" help:"Data directory of the server: its secret, and the disk whose fsync is timed."`
 	Org        string `placeholder:"ORG" help:"Org of the tokens that are made; a new one if not given."`
@@ -63,9 +71,22 @@ const tokenTTL = 12 * time.Hour
 
 // aim resolves the flags into a server that can be read from and published to.
 func (t *target) aim() (*server, error) {
-	base, err := url.Parse(t.URL)
+	s, err := locate(t.URL, t.Admin)
+	if err != nil {
+		return nil, err
+	}
+	s.org, s.token = t.org(), strings.TrimSpace(t.Token)
+	if s.token == "" {
+		s.secret, err = t.secret()
+	}
+	return s, err
+}
+
+// locate finds the server at a URL.
+func locate(address, admin string) (*server, error) {
+	base, err := url.Parse(address)
 	if err != nil || base.Scheme != "http" || base.Host == "" {
-		return nil, fmt.Errorf("--url %q is not an address in clear text such as http://127.0.0.1:8080", t.URL)
+		return nil, fmt.Errorf("--url %q is not an address in clear text such as http://127.0.0.1:8080", address)
 	}
 	host := base.Host
 	if base.Port() == "" {
@@ -73,28 +94,35 @@ func (t *target) aim() (*server, error) {
 	}
 	addr, err := resolve(host)
 	if err != nil {
-		return nil, fmt.Errorf("--url %s: %w", t.URL, err)
+		return nil, fmt.Errorf("--url %s: %w", address, err)
 	}
-	s := &server{url: t.URL, host: base.Host, address: addr, admin: t.Admin, org: t.Org, token: strings.TrimSpace(t.Token)}
-	if s.org == "" {
-		s.org = "bench-" + strings.ToLower(rand.Text()[:8])
+	return &server{url: address, host: base.Host, address: addr, admin: admin}, nil
+}
+
+// org is the one given, or a new one.
+func (s *signing) org() string {
+	if s.Org != "" {
+		return s.Org
 	}
-	if s.token != "" {
-		return s, nil
-	}
-	path := t.SecretFile
+	return "bench-" + strings.ToLower(rand.Text()[:8])
+}
+
+// secret reads what signs tokens.
+func (s *signing) secret() ([]byte, error) {
+	path := s.SecretFile
 	if path == "" {
-		path = filepath.Join(t.Data, "jwt.secret")
+		path = filepath.Join(s.Data, "jwt.secret")
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("no secret to sign tokens with: %w; name the server's directory with --data, "+
 			"a file with --secret-file, or give a --token", err)
 	}
-	if s.secret = []byte(strings.TrimSpace(string(text))); len(s.secret) == 0 {
+	secret := []byte(strings.TrimSpace(string(text)))
+	if len(secret) == 0 {
 		return nil, fmt.Errorf("%s is empty: name another with --secret-file", path)
 	}
-	return s, nil
+	return secret, nil
 }
 
 // bearer gives a token for the claims: the one given, or one made.

@@ -44,41 +44,33 @@ func chunk(text string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(text), t
 // write makes one write of the floor's: so many events after a sequence, as long as the server's, since the kernel copies
 // every byte.
 func (d door) write(after int64, events int) []byte {
+	made := make([]string, events)
+	for i := range made {
+		made[i] = fmt.Sprintf(`{"id":"01a20d86-7184-75d6-84c5-b24c0f91521c","cursor":"floor00000-%d","orgId":"bench-aaaaaaaa","service":"finance","type":"expense_added","propertyId":"7","time":"2026-01-01T00:00:00.000Z","data":{"t":%d}}`,
+			after+int64(i)+1, time.Now().UnixNano())
+	}
+	return d.frame("finance", after, made)
+}
+
+// frame makes one write of events of a service, the first of which comes after a sequence.
+func (d door) frame(service string, after int64, events []string) []byte {
 	var made strings.Builder
-	last := after + int64(events)
-	if d != doorSSE {
-		kind := `"event","cursor":"floor00000-%d","event":`
-		if events > 1 {
-			kind = `"batch","cursor":"floor00000-%d","events":[`
+	if d == doorSSE {
+		for i, event := range events {
+			fmt.Fprintf(&made, "event: %s\nid: floor00000-%d\ndata: %s\n\n", service, after+int64(i)+1, event)
 		}
-		fmt.Fprintf(&made, `{"type":`+kind, last)
+		return []byte(chunk(made.String()))
 	}
-	for seq := after + 1; seq <= last; seq++ {
-		if d == doorSSE {
-			fmt.Fprintf(&made, "event: finance\nid: floor00000-%d\ndata: ", seq)
-		} else if seq > after+1 {
-			made.WriteByte(',')
-		}
-		fmt.Fprintf(&made, `{"id":"01a20d86-7184-75d6-84c5-b24c0f91521c","cursor":"floor00000-%d","orgId":"bench-aaaaaaaa","service":"finance","type":"expense_added","propertyId":"7","time":"2026-01-01T00:00:00.000Z","data":{"t":%d}}`,
-			seq, time.Now().UnixNano())
-		if d == doorSSE {
-			made.WriteString("\n\n")
-		}
+	begin, end := `"event","cursor":"floor00000-%d","event":`, "}"
+	if len(events) > 1 {
+		begin, end = `"batch","cursor":"floor00000-%d","events":[`, "]}"
 	}
-	switch {
-	case d == doorSSE:
-	case events > 1:
-		made.WriteString("]}")
-	default:
-		made.WriteByte('}')
-	}
-	switch d {
-	case doorWebSocket:
+	fmt.Fprintf(&made, `{"type":`+begin, after+int64(len(events)))
+	made.WriteString(strings.Join(events, ",") + end)
+	if d == doorWebSocket {
 		return textFrame(made.String())
-	case doorNDJSON:
-		made.WriteByte('\n')
 	}
-	return []byte(chunk(made.String()))
+	return []byte(chunk(made.String() + "\n"))
 }
 
 // textFrame is a text message of one frame, as servers send it.

@@ -1,15 +1,11 @@
 package bench
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/netip"
 	"os"
-	"os/exec"
 	"time"
 )
 
@@ -165,64 +161,26 @@ func (o *outcome) take(rs *readers) {
 	o.MicrosecondsCPU = float64(o.CPU.Nanoseconds()) / 1000 / float64(max(1, o.Deliveries))
 }
 
-// floorSource is the floor's process as readers see it.
-type floorSource struct{ address netip.AddrPort }
-
-func (floorSource) name() string           { return "the floor" }
-func (f floorSource) addr() netip.AddrPort { return f.address }
-func (floorSource) request(int, *load) ([]byte, error) {
-	return []byte("GET / HTTP/1.1\r\nHost: floor\r\n\r\n"), nil
-}
-
 // measureFloor runs the same load against a bare loop of writes, in a process of its own.
 func (f *Fanout) measureFloor(ctx context.Context, l *load) (o outcome, err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return o, err
-	}
-	child := exec.CommandContext(ctx, self, "bench", "floor", fmt.Sprintf("--subscribers=%d", l.readers),
+	child, err := startFloor(ctx, "floor", fmt.Sprintf("--subscribers=%d", l.readers),
 		fmt.Sprintf("--rate=%d", l.rate), fmt.Sprintf("--duration=%s", l.duration), fmt.Sprintf("--sharing=%d", l.sharing),
 		fmt.Sprintf("--transport=%s", l.door))
-	child.Stderr = os.Stderr
-	in, err := child.StdinPipe()
 	if err != nil {
 		return o, err
 	}
-	out, err := child.StdoutPipe()
-	if err != nil {
-		return o, err
-	}
-	if err := child.Start(); err != nil {
-		return o, err
-	}
-	defer func() {
-		in.Close()
-		_ = child.Process.Kill()
-		_ = child.Wait()
-	}()
-	said := bufio.NewScanner(out)
-	said.Scan()
-	address, err := netip.ParseAddrPort(said.Text())
-	if err != nil {
-		return o, fmt.Errorf("the floor did not start: %w", err)
-	}
+	defer child.close()
 	rs, err := newReaders()
 	if err != nil {
 		return o, err
 	}
 	defer rs.close()
-	if err := rs.open(ctx, floorSource{address}, &load{readers: l.readers, rate: l.rate, door: l.door}); err != nil {
+	if err := rs.open(ctx, floorSource{child.address}, &load{readers: l.readers, rate: l.rate, door: l.door}); err != nil {
 		return o, err
 	}
 	started := time.Now()
-	if _, err := io.WriteString(in, "go\n"); err != nil {
-		return o, err
-	}
-	var result floorResult
-	if !said.Scan() {
-		return o, errors.New("the floor ended early")
-	}
-	if err := json.Unmarshal(said.Bytes(), &result); err != nil {
+	result, err := child.run()
+	if err != nil {
 		return o, err
 	}
 	err = rs.wait(ctx, 10*time.Second, func() bool { return rs.delivered() >= result.Deliveries }, func() error {

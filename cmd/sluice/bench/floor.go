@@ -40,32 +40,9 @@ func (f *Floor) Run() error {
 	}
 	result := floorResult{BareKiB: resident()}
 	fmt.Println(listener.Addr())
-	var sockets []int
-	var conns []net.Conn
-	for range f.Subscribers {
-		conn, err := listener.Accept()
-		if err != nil {
-			return err
-		}
-		request := bufio.NewReaderSize(conn, 4096)
-		for {
-			line, err := request.ReadString('\n')
-			if err != nil {
-				return err
-			}
-			if line == "\r\n" {
-				break
-			}
-		}
-		raw, err := conn.(*net.TCPConn).SyscallConn()
-		if err == nil {
-			err = raw.Control(func(fd uintptr) { sockets = append(sockets, int(fd)) })
-		}
-		if err != nil {
-			return err
-		}
-		conns = append(conns, conn)
-		fmt.Fprint(conn, f.Transport.greeting())
+	conns, sockets, err := acceptAll(listener, f.Subscribers, f.Transport)
+	if err != nil {
+		return err
 	}
 	result.IdleKiB = resident()
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
@@ -77,8 +54,42 @@ func (f *Floor) Run() error {
 	if err := json.NewEncoder(os.Stdout).Encode(result); err != nil {
 		return err
 	}
-	// The readers may have a lot to read yet; whoever started us closes our input when they have.
-	_, err = io.Copy(io.Discard, os.Stdin)
+	return linger(conns)
+}
+
+// acceptAll greets so many readers. The descriptors are those of the connections.
+func acceptAll(listener net.Listener, readers int, door door) (conns []net.Conn, sockets []int, err error) {
+	for range readers {
+		conn, err := listener.Accept()
+		if err != nil {
+			return nil, nil, err
+		}
+		request := bufio.NewReaderSize(conn, 4096)
+		for {
+			line, err := request.ReadString('\n')
+			if err != nil {
+				return nil, nil, err
+			}
+			if line == "\r\n" {
+				break
+			}
+		}
+		raw, err := conn.(*net.TCPConn).SyscallConn()
+		if err == nil {
+			err = raw.Control(func(fd uintptr) { sockets = append(sockets, int(fd)) })
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		conns = append(conns, conn)
+		fmt.Fprint(conn, door.greeting())
+	}
+	return conns, sockets, nil
+}
+
+// linger keeps the connections for as long as somebody reads them: whoever started us closes our input then.
+func linger(conns []net.Conn) error {
+	_, err := io.Copy(io.Discard, os.Stdin)
 	for _, conn := range conns {
 		conn.Close()
 	}
@@ -104,19 +115,24 @@ func (f *Floor) deliver(sockets []int) (deliveries int64) {
 			to = sockets[first:min(first+f.Sharing, len(sockets))]
 		}
 		for _, fd := range to {
-			for rest := bytes; len(rest) > 0; {
-				n, err := syscall.Write(fd, rest)
-				if err == syscall.EAGAIN {
-					_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, 1000)
-				} else if err != nil && err != syscall.EINTR {
-					break
-				}
-				rest = rest[max(n, 0):]
-			}
+			writeAll(fd, bytes)
 			deliveries += int64(events)
 		}
 	}
 	return deliveries
+}
+
+// writeAll writes to a socket that may be full for a while; what a broken one does not take is lost.
+func writeAll(fd int, bytes []byte) {
+	for len(bytes) > 0 {
+		n, err := syscall.Write(fd, bytes)
+		if err == syscall.EAGAIN {
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, 1000)
+		} else if err != nil && err != syscall.EINTR {
+			return
+		}
+		bytes = bytes[max(n, 0):]
+	}
 }
 
 // cpuTime is what this process has used, in user and system mode.

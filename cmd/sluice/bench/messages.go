@@ -119,6 +119,9 @@ func seqAfter(text *[]byte) int64 {
 
 func (r *response) event(at int64, rest []byte) *frame {
 	r.frame = frame{kind: kindEvent, seq: at, data: r.frame.data[:0]}
+	if r.chat {
+		r.frame.said, r.frame.stamp = saidIn(rest)
+	}
 	if r.stamps {
 		if at := bytes.Index(rest, stampKey); at >= 0 {
 			r.frame.stamp = digits(bytes.TrimPrefix(rest[at+len(stampKey):], []byte(" ")))

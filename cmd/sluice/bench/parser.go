@@ -18,13 +18,17 @@ const (
 	kindProblem
 	kindDrain
 	kindReauth
+	kindPresence
+	kindTyping
+	kindAnswer // of a request over a WebSocket
 )
 
 // frame is one frame of a stream as far as a measurement needs it.
 type frame struct {
 	kind  kind
 	seq   int64  // of the id: line; -1 without one
-	stamp int64  // of data.t, Unix nanoseconds; 0 where it is not looked for
+	stamp int64  // of data.t, or of a message's clientId, Unix nanoseconds; 0 where it is not looked for
+	said  said   // where it is a message
 	data  []byte // of frames that are no events; good until the next frame
 	any   bool   // a data: line was there
 }
@@ -53,6 +57,7 @@ type response struct {
 	chunked bool
 	comment bool // within a chunk extension
 	stamps  bool // look for data.t
+	chat    bool // look for messages
 	left    int  // bytes of the chunk still to come; of an unchunked body: the most there can be
 	kept    []byte
 	frame   frame
@@ -240,6 +245,9 @@ func (r *response) line(line []byte, visit func(*frame)) {
 		if f.kind != kindEvent {
 			f.data = append(f.data[:0], line[len(dataField):]...)
 		}
+		if r.chat {
+			f.said, f.stamp = saidIn(line)
+		}
 		if r.stamps {
 			if at := bytes.Index(line, stampKey); at >= 0 {
 				f.stamp = digits(bytes.TrimPrefix(line[at+len(stampKey):], []byte(" "))) // jsonb prints one
@@ -263,6 +271,12 @@ func kindOf(name []byte) kind {
 		return kindDrain
 	case "reauth":
 		return kindReauth
+	case "presence":
+		return kindPresence
+	case "typing":
+		return kindTyping
+	case "ok":
+		return kindAnswer
 	}
 	return kindEvent
 }

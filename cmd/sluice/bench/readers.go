@@ -25,6 +25,7 @@ type reader struct {
 	fd       int
 	property int // -1: reads everything
 	response response
+	heard    func(*loop, *frame) // what a scenario makes of its frames, in its loop; nil: nothing
 
 	ready        bool  // its ack has come
 	start, last  int64 // sequence of the ack, of the newest event
@@ -57,12 +58,14 @@ type loop struct {
 
 	delivered atomic.Int64
 
-	latency histogram // owned by the loop until it has ended
-	bytes   int64     // of reads that brought events
-	now     time.Time // of the read under way
-	current *reader   //
-	events  int64     // of the read under way
-	err     error     // of the frame under way
+	latency  histogram // owned by the loop until it has ended, as all below
+	answers  histogram // of requests over WebSockets
+	presence histogram // of changes that others have seen
+	bytes    int64     // of reads that brought events
+	now      time.Time // of the read under way
+	current  *reader   //
+	events   int64     // of the read under way
+	err      error     // of the frame under way
 }
 
 // newReaders starts the loops; close ends them.
@@ -97,28 +100,38 @@ func (rs *readers) open(ctx context.Context, from source, load *load) error {
 		if err != nil {
 			return err
 		}
-		select {
-		case rs.opening <- struct{}{}:
-		case err := <-rs.failed:
-			return err
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		fd, err := dial(from.addr(), i, request)
-		if err != nil {
-			return explainDial(from.name(), err)
-		}
-		r := &reader{index: i, fd: fd, property: load.propertyOf(i)}
+		r := &reader{index: i, property: load.propertyOf(i)}
 		r.response.door = load.door
 		r.response.stamps = load.rate > 0 || i%everyNth == 0
-		rs.all = append(rs.all, r)
-		if err := rs.loops[i%len(rs.loops)].add(r); err != nil {
+		if err := rs.connect(ctx, r, from, request); err != nil {
 			return err
 		}
 	}
-	return rs.wait(ctx, 30*time.Second, func() bool { return rs.acked.Load() == int64(load.readers) }, func() error {
+	return rs.acknowledged(ctx, from)
+}
+
+// connect has a reader ask, as soon as few enough others wait for their acks.
+func (rs *readers) connect(ctx context.Context, r *reader, from source, request []byte) (err error) {
+	select {
+	case rs.opening <- struct{}{}:
+	case err := <-rs.failed:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if r.fd, err = dial(from.addr(), r.index, request); err != nil {
+		return explainDial(from.name(), err)
+	}
+	rs.all = append(rs.all, r)
+	return rs.loops[r.index%len(rs.loops)].add(r)
+}
+
+// acknowledged waits until all who are connected have their acks.
+func (rs *readers) acknowledged(ctx context.Context, from source) error {
+	all := int64(len(rs.all))
+	return rs.wait(ctx, 30*time.Second, func() bool { return rs.acked.Load() == all }, func() error {
 		return fmt.Errorf("%d of %d readers had no ack from %s: does the database answer? /healthz/ready tells",
-			int64(load.readers)-rs.acked.Load(), load.readers, from.name())
+			all-rs.acked.Load(), all, from.name())
 	})
 }
 
@@ -283,5 +296,8 @@ func (l *loop) visit(f *frame) {
 		}
 	case kindReset, kindProblem, kindDrain:
 		l.err = &ended{kind: f.kind, data: string(f.data)}
+	}
+	if r.heard != nil {
+		r.heard(l, f)
 	}
 }

@@ -183,6 +183,14 @@ type publisher struct {
 }
 
 func (p *publisher) post(body string) error {
+	if err := p.request(http.MethodPost, "/v2/events", body, http.StatusCreated); err != nil {
+		return fmt.Errorf("publish: %w", err)
+	}
+	return nil
+}
+
+// request sends a request and reads its answer, whose status is to be this one.
+func (p *publisher) request(method, path, body string, want int) error {
 	if p.conn == nil {
 		conn, err := net.DialTimeout("tcp", p.server.address.String(), 10*time.Second)
 		if err != nil {
@@ -193,8 +201,8 @@ func (p *publisher) post(body string) error {
 	if err := p.conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(p.conn, "POST /v2/events HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
-		p.server.host, p.token, len(body), body)
+	_, err := fmt.Fprintf(p.conn, "%s %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		method, path, p.server.host, p.token, len(body), body)
 	if err != nil {
 		return err
 	}
@@ -204,8 +212,8 @@ func (p *publisher) post(body string) error {
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode != http.StatusCreated {
-		err = fmt.Errorf("publish: %s: %s", response.Status, text)
+	if err == nil && response.StatusCode != want {
+		err = fmt.Errorf("%s: %s", response.Status, text)
 	}
 	return err
 }

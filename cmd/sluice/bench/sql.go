@@ -35,12 +35,11 @@ func (c *SQL) Run(ctx context.Context) error {
 	if c.Rate < 1 {
 		return fmt.Errorf("--rate is %d; it must be 1 at least", c.Rate)
 	}
-	if c.DatabaseURL == "" {
-		if c.DatabaseURL, err = localpg.Running(c.Data, "sluice"); err != nil {
-			return fmt.Errorf("%w; name the server's database with --database-url", err)
-		}
+	address, err := database(c.DatabaseURL, c.Data)
+	if err != nil {
+		return err
 	}
-	db, err := sql.Open("postgres", c.DatabaseURL)
+	db, err := sql.Open("postgres", address)
 	if err != nil {
 		return err
 	}
@@ -62,6 +61,18 @@ func (c *SQL) Run(ctx context.Context) error {
 			seen.Deliveries, seen.P50, seen.P99, seen.Most, acks.quantile(.5), acks.quantile(.99), seen.Lost, seen.Repeated)
 	}
 	return nil
+}
+
+// database is the URL given, or that of the private Postgres below a data directory.
+func database(given, dir string) (string, error) {
+	if given != "" {
+		return given, nil
+	}
+	address, err := localpg.Running(dir, "sluice")
+	if err != nil {
+		return "", fmt.Errorf("%w; name the server's database with --database-url", err)
+	}
+	return address, nil
 }
 
 // deliver publishes to one reader and waits until all is there.
