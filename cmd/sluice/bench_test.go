@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jmoiron/sqlx"
+
 	"sluice/store/localpg/pgtest"
 )
 
@@ -139,6 +141,60 @@ func TestBenchHints(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestBenchChat measures small runs over two instances and through two doors: nobody misses a message, everybody sees who comes
+// and goes, and the floor keeps nothing in the database.
+func TestBenchChat(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	var urls, admins []string
+	for range 2 {
+		admin := freePort(t)
+		urls = append(urls, serve(t, "--database-url="+url, "--admin-listen="+admin).url)
+		admins = append(admins, "http://"+admin)
+	}
+	run := []string{
+		"bench", "chat", "--url=" + strings.Join(urls, ","), "--admin=" + strings.Join(admins, ","), "--data=" + dataDirectory(t),
+		"--database-url=" + url, "--members=4", "--rate=40", "--duration=1s",
+	}
+	for _, more := range [][]string{{"--rooms=1"}, {"--rooms=3", "--transport=sse"}, {"--transport=ndjson", "--no-floor"}} {
+		out, notes, status := outcome(t, sluice(append(run, more...)...))
+		const row = ` +\d+ messages/s, \d+ deliveries/s  latency p50 \S+s p99 \S+s max \S+s  CPU \d+\.\d\d µs/delivery, \d+ µs/message  0 lost, 0 twice, 0 astray`
+		lines := []string{
+			`server` + row, `server  answered in p50 \d\S+s p99 \S+s; 2 instances, \d+ members of [13] rooms`,
+			`server  \d*[1-9]\d* changes of presence, each seen by 4 others in p50 \S+s p99 \S+s max \S+s \(bar: 1s, (met|missed)\)`,
+			`server  40 messages/s without loss: (met|missed)`,
+		}
+		if more[len(more)-1] != "--no-floor" {
+			lines = append(lines, `floor`+row, `ratio   CPU a delivery \d+\.\d\d  latency p50 \d+\.\d\d p99 \d+\.\d\d`)
+		}
+		for _, line := range lines {
+			if status != 0 || !regexp.MustCompile(`(?m)^`+line+`$`).MatchString(out) {
+				t.Errorf("%v: status %d, no line like %s: %s%s", more, status, line, notes, out)
+			}
+		}
+	}
+	db := sqlx.MustConnect("postgres", url)
+	defer db.Close()
+	var left bool
+	if err := db.Get(&left, `select exists (select from pg_namespace where nspname = 'sluice_bench')`); err != nil || left {
+		t.Errorf("the floor's table is there: %v (%v)", left, err)
+	}
+	for _, c := range []struct{ flag, says string }{
+		{"--rate=1000", "a user may say 10 messages a second"},
+		{"--duration=31s", "30s or less"},
+		{"--members=0", "1 at least"},
+		{"--admin=http://127.0.0.1:1", "2 --url and 1 --admin"},
+	} {
+		args := run
+		if strings.HasPrefix(c.flag, "--admin") {
+			args = append(append([]string{}, run[:3]...), run[4:]...)
+		}
+		if out, notes, status := outcome(t, sluice(append(args, c.flag)...)); status != 1 || !strings.Contains(notes, c.says) {
+			t.Errorf("%s: status %d: %s%s", c.flag, status, notes, out)
+		}
 	}
 }
 

@@ -172,7 +172,7 @@ func (o *chatOutcome) verdict() error {
 // judge compares what each member heard with what was said in their room: all of it, once, in order.
 func (o *chatOutcome) judge(c *crowd, listeners []*listener) {
 	for _, one := range listeners {
-		count, sum := c.saidIn(one.room, o.Messages)
+		count, sum := c.shareOf(one.room, o.Messages)
 		o.Repeated += one.repeated + max(0, one.seq-count)
 		o.Lost += one.missing + max(0, count-one.seq)
 		o.Astray += one.astray
@@ -182,8 +182,8 @@ func (o *chatOutcome) judge(c *crowd, listeners []*listener) {
 	}
 }
 
-// saidIn is how many of the load's first messages are of a room, and the sum of their numbers.
-func (c *crowd) saidIn(room int, messages int64) (count, sum int64) {
+// shareOf is how many of the load's first messages are of a room, and the sum of their numbers.
+func (c *crowd) shareOf(room int, messages int64) (count, sum int64) {
 	first, rooms := int64(room), int64(c.rooms)
 	if messages <= first {
 		return 0, 0
