@@ -7,16 +7,26 @@ ulimit -n "$(ulimit -Hn)"
 data=$(mktemp -d)
 chmod 755 "$data"
 server=
+second=
+
+# halt: the second instance goes before the first, whose Postgres both use.
+halt() {
+	for one in $second $server; do
+		kill "$one"
+		wait "$one" || true
+	done
+	server= second=
+}
 stop() {
-	[ -z "$server" ] || { kill "$server"; wait "$server" || true; }
+	halt
 	rm -rf "$data"
 }
 trap stop EXIT
 
 # start: every scenario gets a server of its own, so that none pays for the one before.
 start() {
-	[ -z "$server" ] || { kill "$server"; wait "$server" || true; }
-	rm -f "$data/ready"
+	halt
+	rm -f "$data/ready" "$data/second/ready"
 	bin/sluice serve --data "$data" --listen 127.0.0.1:18080 --admin-listen 127.0.0.1:19180 \
 		--max-streams-per-user 0 --max-streams-per-org 0 --upload-max-size 2GiB --log-level error >"$data/ready" &
 	server=$!
@@ -24,6 +34,31 @@ start() {
 		kill -0 "$server"
 		sleep 0.1
 	done
+}
+
+# join: a second instance on the same database.
+join() {
+	mkdir -p "$data/second"
+	bin/sluice serve --data "$data/second" --listen 127.0.0.1:18081 --admin-listen 127.0.0.1:19181 \
+		--max-streams-per-user 0 --max-streams-per-org 0 --log-level error \
+		--blobs "file://$data/uploads" --jwt-secret "$(cat "$data/jwt.secret")" \
+		--database-url "host='$(sed -n 5p "$data/postgres/postmaster.pid")' port=5432 user=sluice dbname=sluice sslmode=disable" \
+		>"$data/second/ready" &
+	second=$!
+	until grep -qs listening "$data/second/ready"; do
+		kill -0 "$second"
+		sleep 0.1
+	done
+}
+
+# pair: a scenario over two instances.
+pair() {
+	start
+	join
+	echo "\$ sluice bench $* # two instances"
+	bin/sluice bench "$@" --url http://127.0.0.1:18080,http://127.0.0.1:18081 \
+		--admin http://127.0.0.1:19180,http://127.0.0.1:19181 --data "$data"
+	echo
 }
 
 bench() {
@@ -43,6 +78,9 @@ for door in ndjson websocket; do
 done
 bench publish --publishers 64
 bench sql
+pair chat
+pair chat --transport sse
+bench chat --rooms 1000 --members 10 --rate 1000
 bench poll --waiters 5000
 bench upload
 bench upload --size 2GiB --chunks 1MiB --rounds 1 --no-floor

@@ -36,7 +36,7 @@ Start the server first, and another one on its database:
   sluice serve --max-streams-per-org 0
   sluice serve --max-streams-per-org 0 --data ./data2 --listen 127.0.0.1:8081 --admin-listen 127.0.0.1:9181 \
     --jwt-secret "$(cat data/jwt.secret)" --blobs "file://$PWD/data/uploads" \
-    --database-url "host='$(sed -n 5p data/postgres/postmaster.pid)' user=sluice dbname=sluice sslmode=disable"
+    --database-url "host='$(sed -n 5p data/postgres/postmaster.pid)' port=5432 user=sluice dbname=sluice sslmode=disable"
 
 Examples:
   sluice bench chat                                                100 users in a room, 50 messages/s

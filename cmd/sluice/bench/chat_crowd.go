@@ -83,19 +83,25 @@ func (c *crowd) measure(ctx context.Context) (o chatOutcome, err error) {
 	if err != nil {
 		return o, err
 	}
-	o.Seconds = time.Since(started).Seconds()
 	if o.changes, err = visits.end(); err != nil {
 		return o, err
 	}
 	after, err := c.cpu()
 	o.Name, o.CPU = "server", after-before
 	o.take(rs)
-	o.collect(c, rs, listeners, posted)
+	o.collect(c, rs, listeners, posted, started)
 	return o, err
 }
 
-// collect adds up what members have heard, once the readers are closed.
-func (o *chatOutcome) collect(c *crowd, rs *readers, listeners []*listener, answers histogram) {
+// collect adds up what members have heard since the load began, once the readers are closed.
+func (o *chatOutcome) collect(c *crowd, rs *readers, listeners []*listener, answers histogram, started time.Time) {
+	last := started.Add(c.duration)
+	for _, one := range rs.all {
+		if one.lastReceived.After(last) {
+			last = one.lastReceived
+		}
+	}
+	o.Seconds = last.Sub(started).Seconds()
 	for _, one := range rs.loops {
 		answers.merge(&one.answers)
 		o.presence.merge(&one.presence)

@@ -194,9 +194,8 @@ func (c *crowd) measureFloor(ctx context.Context, database string) (o chatOutcom
 	if err != nil {
 		return o, err
 	}
-	o.Seconds = time.Since(started).Seconds()
 	o.Name, o.CPU, o.Messages = "floor", result.CPU, c.total()
 	o.take(rs)
-	o.collect(c, rs, listeners, histogram{})
+	o.collect(c, rs, listeners, histogram{}, started)
 	return o, nil
 }
