@@ -34,6 +34,7 @@ type tailCmd struct {
 	User     string   `default:"sluice-tail" help:"User of the token that is made."`
 	Services []string `placeholder:"NAME,…" help:"Services to follow; all if not given."`
 	Property string   `placeholder:"ID" help:"Only this property's events, and org-wide ones."`
+	Rooms    []string `placeholder:"ID,…" help:"Only these rooms of the service chat; all of the user's if not given."`
 	Cursor   string   `placeholder:"CURSOR" help:"Begin after this cursor, or at the earliest event kept; none: at what comes now."`
 	JSON     bool     `name:"json" xor:"form" help:"Events as the server sends them, one a line (the default)."`
 	Pretty   bool     `xor:"form" help:"Events as lines to read."`
@@ -47,6 +48,7 @@ it ends, where it was left: nothing is missed and nothing printed twice. Only a 
 Examples:
   sluice tail --pretty
   sluice tail --services finance,tasks --property 7 --cursor earliest
+  sluice tail --user ben --services chat --rooms reception --pretty
   sluice tail --cursor earliest | jq -r 'select(.type == "expense_added") | .data.amount'`
 }
 
@@ -142,7 +144,7 @@ func (t *tailing) run(ctx context.Context) error {
 func (t *tailing) query() url.Values {
 	query := url.Values{}
 	for name, value := range map[string]string{
-		"services": strings.Join(t.command.Services, ","), "propertyId": t.command.Property, "cursor": t.command.Cursor,
+		"services": strings.Join(t.command.Services, ","), "rooms": strings.Join(t.command.Rooms, ","), "propertyId": t.command.Property, "cursor": t.command.Cursor,
 	} {
 		if value != "" {
 			query.Set(name, value)
@@ -252,6 +254,8 @@ func (c *connection) take(message *sse.Event) {
 		t.pauses.tries = 0
 	case "reset":
 		whole = c.reset(message.Data)
+	case "typing", "presence":
+		whole = c.signal(kind, message.Data)
 	case "reauth", "drain", "problem":
 		whole = c.goodbye(kind, message.Data)
 	default:
@@ -292,6 +296,20 @@ func (c *connection) ack(message *sse.Event) bool {
 	c.tailing.said = ""
 	c.tailing.note("connected to %s: %s from %s (connection %s)", c.tailing.command.URL, strings.Join(frame.Services, ", "),
 		frame.Cursor, frame.ConnectionID)
+	return true
+}
+
+// signal notes what is told of a member and is no event.
+func (c *connection) signal(kind string, text []byte) bool {
+	var frame struct{ Room, UserID, Status string }
+	if json.Unmarshal(text, &frame) != nil {
+		return false
+	}
+	what := "types"
+	if kind == "presence" {
+		what = "is " + frame.Status
+	}
+	c.tailing.note("%s %s in %s", frame.UserID, what, frame.Room)
 	return true
 }
 
