@@ -79,7 +79,7 @@ func problemOf(err error) *Problem {
 	case errors.Is(err, context.Canceled):
 		return later("the request was given up") // by its client, who is gone
 	case errors.Is(err, store.ErrRefused):
-		return problem(http.StatusBadRequest, "the database refuses the events: a text in them is not one that it can keep")
+		return problem(http.StatusBadRequest, "the database refuses this: a text in it is not one that it can keep")
 	case errors.Is(err, streams.ErrOverloaded):
 		return later("too many events are waiting; try again with the same ids")
 	case errors.Is(err, streams.ErrOrgLimit):
@@ -89,7 +89,7 @@ func problemOf(err error) *Problem {
 	case errors.Is(err, streams.ErrDraining), errors.Is(err, streams.ErrHubDrains):
 		return later("this instance is going away; another one takes over")
 	case errors.Is(err, streams.ErrUnavailable), errors.Is(err, store.ErrUnavailable):
-		return later("the database does not answer; events may or may not be in the log: try again with the same ids")
+		return later("the database does not answer, and may have done what was asked all the same: try again with the same ids")
 	}
 	return problem(http.StatusInternalServerError, "something went wrong here; the log of the server names it by the request id")
 }

@@ -170,17 +170,17 @@ type member struct {
 func members(text []byte) ([]member, error) {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	if first, err := decoder.Token(); err != nil || first != json.Delim('{') {
-		return nil, problem(http.StatusBadRequest, "an event is a JSON object")
+		return nil, problem(http.StatusBadRequest, "one JSON object is expected")
 	}
 	var fields []member
 	for decoder.More() {
 		name, err := decoder.Token()
 		if err != nil {
-			return nil, problem(http.StatusBadRequest, "the event is not JSON: %v", err)
+			return nil, problem(http.StatusBadRequest, "this is not JSON: %v", err)
 		}
 		var value json.RawMessage
 		if err := decoder.Decode(&value); err != nil {
-			return nil, problem(http.StatusBadRequest, "the event is not JSON: %v", err)
+			return nil, problem(http.StatusBadRequest, "this is not JSON: %v", err)
 		}
 		key := name.(string) // within an object every other token is a string
 		if slices.ContainsFunc(fields, func(one member) bool { return one.name == key }) {
@@ -195,10 +195,10 @@ func members(text []byte) ([]member, error) {
 		}
 	}
 	if _, err := decoder.Token(); err != nil {
-		return nil, problem(http.StatusBadRequest, "the event is not JSON: %v", err)
+		return nil, problem(http.StatusBadRequest, "this is not JSON: %v", err)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, problem(http.StatusBadRequest, "there is something behind the event")
+		return nil, problem(http.StatusBadRequest, "there is something behind the object")
 	}
 	return fields, nil
 }

@@ -8,7 +8,8 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-// AddMember is the Change by which a user becomes a member of a room; one who is stays one. ErrNoRoom, ErrRoomRights,
+// AddMember is the Change by which a user becomes a member of a room; one who is stays one. The first one in a room that nobody
+// was left in owns it. ErrNoRoom, ErrRoomRights,
 // ErrRoomFull.
 type AddMember struct {
 	roomChange
@@ -45,7 +46,15 @@ func (c *AddMember) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) {
 		return nil, ErrRoomFull
 	}
 	name, err := nameOf(ctx, tx, c.by.Org, c.user)
-	return []Draft{roomEvent(c.by, MemberAdded, roomNews{Room: c.room, User: c.user, Name: name})}, err
+	if err != nil {
+		return nil, err
+	}
+	drafts := []Draft{roomEvent(c.by, MemberAdded, roomNews{Room: c.room, User: c.user, Name: name})}
+	if count > 1 || c.user == c.owner {
+		return drafts, nil
+	}
+	draft, err := c.update(ctx, tx, c.name, c.user) // nobody was left to own the room
+	return append(drafts, draft), err
 }
 
 // Placed implements Sequenced.

@@ -237,7 +237,7 @@ func TestRoomEvents(t *testing.T) {
 		"member_removed r by b: b", "room_updated r by b: b Another of a",
 		"member_removed r by a: a", "room_updated r by a: a Another of c",
 		"member_removed r by c: c",
-		"member_added r by admin: admin",
+		"member_added r by admin: admin", "room_updated r by admin: admin Another of admin",
 		"room_deleted r by admin: admin",
 	}
 	if !slices.Equal(got, want) {
@@ -245,7 +245,7 @@ func TestRoomEvents(t *testing.T) {
 	}
 	intervals := ask[string](t, db, `select string_agg(format('%s %s-%s said %s-%s', user_id, from_seq, to_seq, said_from, said_to), ', '
 		order by from_seq) from sluice.memberships`)
-	if intervals != "a 1-12 said 0-1, b 2-10 said 0-1, c 3-8 said 0-1, c 9-14 said 1-1, admin 15-16 said 1-1" {
+	if intervals != "a 1-12 said 0-1, b 2-10 said 0-1, c 3-8 said 0-1, c 9-14 said 1-1, admin 15-17 said 1-1" {
 		t.Error(intervals)
 	}
 	if id := NewCreateRoom(actor("a"), NewRoom{Name: "Two"}).room; len(id) != 36 {
