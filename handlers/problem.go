@@ -88,7 +88,7 @@ func problemOf(err error) *Problem {
 		return p
 	case errors.Is(err, streams.ErrDraining), errors.Is(err, streams.ErrHubDrains):
 		return later("this instance is going away; another one takes over")
-	case errors.Is(err, streams.ErrUnavailable), errors.Is(err, store.ErrUnavailable):
+	case errors.Is(err, streams.ErrUnavailable), errors.Is(err, store.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		return later("the database does not answer, and may have done what was asked all the same: try again with the same ids")
 	}
 	return problem(http.StatusInternalServerError, "something went wrong here; the log of the server names it by the request id")

@@ -110,6 +110,7 @@ func TestProblemOf(t *testing.T) {
 		{streams.ErrDraining, 503, true, slog.LevelWarn},
 		{streams.ErrHubDrains, 503, true, slog.LevelWarn},
 		{fmt.Errorf("the secret of the house: %w", context.Canceled), 503, true, slog.LevelDebug},
+		{context.DeadlineExceeded, 503, true, slog.LevelWarn},
 		{&http.MaxBytesError{Limit: 7}, 413, false, slog.LevelDebug},
 		{fmt.Errorf("the secret of the house: %w", problem(418, "short and stout")), 418, false, slog.LevelDebug},
 		{&Problem{Type: "about:blank", Title: "T", Status: 503, cause: errors.New("the secret of the house")}, 503, false, slog.LevelWarn},
