@@ -50,27 +50,71 @@ type Answer struct {
 	Err      error      // of the item's change, of which nothing was kept then: ErrRefused, or what Apply has said
 }
 
-// applyChanges applies the changes of a batch, and sets the drafts and the errors of their items.
+// applyChanges applies the changes of a batch, and sets the drafts and the errors of their items. Messages that follow each
+// other are sent together. Where the database refuses them, each is sent alone, so that one costs the others nothing.
 func applyChanges(ctx context.Context, tx *sqlx.Tx, items []Item, drafts [][]Draft, answers []Answer) error {
-	for _, i := range changesOf(items) {
-		if _, err := tx.ExecContext(ctx, `savepoint change`); err != nil {
-			return err
+	for order := changesOf(items); len(order) > 0; {
+		sends := sendsOf(items, order)
+		if len(sends) > 1 {
+			refused, err := inSavepoint(ctx, tx, func() error {
+				made, errs, err := applySends(ctx, tx, sends)
+				for at := range made {
+					drafts[order[at]], answers[order[at]].Err = made[at], errs[at]
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			if refused == nil {
+				order = order[len(sends):]
+				continue
+			}
 		}
-		made, err := items[i].Change.Apply(ctx, tx)
-		if err == nil {
-			_, err = tx.ExecContext(ctx, `release savepoint change`)
+		for _, i := range order[:max(1, len(sends))] {
+			var made []Draft
+			refused, err := inSavepoint(ctx, tx, func() (err error) {
+				made, err = items[i].Change.Apply(ctx, tx)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			if drafts[i], answers[i].Err = made, nil; refused != nil {
+				drafts[i], answers[i].Err = nil, ofChange(refused)
+			}
 		}
-		if err != nil && !ofDatabase(err) {
-			made, answers[i].Err = nil, ofChange(err)
-			// A connection that is gone fails here, whatever Apply has made of it.
-			_, err = tx.ExecContext(ctx, `rollback to savepoint change; release savepoint change`)
-		}
-		if err != nil {
-			return err
-		}
-		drafts[i] = made
+		order = order[max(1, len(sends)):]
 	}
 	return nil
+}
+
+// sendsOf lists the messages that an order begins with.
+func sendsOf(items []Item, order []int) (sends []*SendMessage) {
+	for _, i := range order {
+		one, is := items[i].Change.(*SendMessage)
+		if !is {
+			break
+		}
+		sends = append(sends, one)
+	}
+	return sends
+}
+
+// inSavepoint does something, and undoes it where it is refused; any other error is one of the database.
+func inSavepoint(ctx context.Context, tx *sqlx.Tx, do func() error) (refused, err error) {
+	if _, err := tx.ExecContext(ctx, `savepoint change`); err != nil {
+		return nil, err
+	}
+	if refused = do(); refused == nil {
+		_, refused = tx.ExecContext(ctx, `release savepoint change`)
+	}
+	if refused == nil || ofDatabase(refused) {
+		return nil, refused
+	}
+	// A connection that is gone fails here, whatever do has made of it.
+	_, err = tx.ExecContext(ctx, `rollback to savepoint change; release savepoint change`)
+	return refused, err
 }
 
 // placeChanges tells the changes of a batch where in the log their drafts stand.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"time"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
@@ -59,34 +58,17 @@ func (c *SendMessage) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) {
 	if err != nil {
 		return nil, err
 	}
-	var member, fresh bool
-	var in, name, text *string
-	var seq *int64
-	var at, edited *time.Time
-	var deleted *bool
+	var a sendAnswer
 	err = one(c.store.send.query(ctx, c.store.db, tx, c.by.Org, c.room, c.by.User, c.clientID, c.by.Name, c.text, trimmed))(
-		&member, &fresh, &in, &seq, &name, &text, &at, &edited, &deleted)
+		&a.member, &a.fresh, &a.room, &a.seq, &a.name, &a.text, &a.at, &a.edited, &a.deleted)
 	var failure *pq.Error
 	switch {
 	case errors.As(err, &failure) && failure.Code == "23505":
 		return nil, ErrClientID // said in two rooms at once
 	case err != nil:
 		return nil, err
-	case !member:
-		return nil, ErrNoRoom
-	case in == nil || *in != c.room:
-		return nil, ErrClientID
 	}
-	c.Message = Message{
-		Seq: *seq, User: c.by.User, Name: *name, Text: *text, ClientID: c.clientID, Time: *at, Deleted: *deleted,
-	}
-	if edited != nil {
-		c.Message.Edited = *edited
-	}
-	if !fresh {
-		return nil, nil
-	}
-	return []Draft{messageEvent(c.by, "message_created", c.room, &c.Message)}, nil
+	return c.take(&a)
 }
 
 // messageEvent is the event that tells of a message.
