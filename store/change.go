@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -38,6 +39,16 @@ type Sequenced interface {
 	Placed(ctx context.Context, tx *sqlx.Tx, appended []Appended) error
 }
 
+// Joined is a Change that costs less when it is applied together with others of its type.
+type Joined interface {
+	Change
+
+	// ApplyAll is Apply of all of them, of which the receiver is the first, in the order of their keys. It locks their rows in
+	// that order. What it returns has the same order: refused is what Apply would have failed with. Where err is not nil, none
+	// was applied; if it speaks of the changes and not of the database, each is applied alone.
+	ApplyAll(ctx context.Context, tx *sqlx.Tx, all []Change) (made [][]Draft, refused []error, err error)
+}
+
 // Item is one publisher's part of a batch: drafts, or a change that brings its own.
 type Item struct {
 	Drafts []Draft
@@ -50,14 +61,15 @@ type Answer struct {
 	Err      error      // of the item's change, of which nothing was kept then: ErrRefused, or what Apply has said
 }
 
-// applyChanges applies the changes of a batch, and sets the drafts and the errors of their items. Messages that follow each
-// other are sent together. Where the database refuses them, each is sent alone, so that one costs the others nothing.
+// applyChanges applies the changes of a batch, and sets the drafts and the errors of their items. Those that follow each
+// other and can be are applied together; where that is refused, each in a savepoint of its own, so that one costs the others
+// nothing.
 func applyChanges(ctx context.Context, tx *sqlx.Tx, items []Item, drafts [][]Draft, answers []Answer) error {
 	for order := changesOf(items); len(order) > 0; {
-		sends := sendsOf(items, order)
-		if len(sends) > 1 {
+		together := joined(items, order)
+		if len(together) > 1 {
 			refused, err := inSavepoint(ctx, tx, func() error {
-				made, errs, err := applySends(ctx, tx, sends)
+				made, errs, err := together[0].(Joined).ApplyAll(ctx, tx, together)
 				for at := range made {
 					drafts[order[at]], answers[order[at]].Err = made[at], errs[at]
 				}
@@ -67,11 +79,11 @@ func applyChanges(ctx context.Context, tx *sqlx.Tx, items []Item, drafts [][]Dra
 				return err
 			}
 			if refused == nil {
-				order = order[len(sends):]
+				order = order[len(together):]
 				continue
 			}
 		}
-		for _, i := range order[:max(1, len(sends))] {
+		for _, i := range order[:len(together)] {
 			var made []Draft
 			refused, err := inSavepoint(ctx, tx, func() (err error) {
 				made, err = items[i].Change.Apply(ctx, tx)
@@ -84,21 +96,23 @@ func applyChanges(ctx context.Context, tx *sqlx.Tx, items []Item, drafts [][]Dra
 				drafts[i], answers[i].Err = nil, ofChange(refused)
 			}
 		}
-		order = order[max(1, len(sends)):]
+		order = order[len(together):]
 	}
 	return nil
 }
 
-// sendsOf lists the messages that an order begins with.
-func sendsOf(items []Item, order []int) (sends []*SendMessage) {
+// joined lists the changes that an order begins with and that can be applied together; at least the first.
+func joined(items []Item, order []int) (together []Change) {
+	first := items[order[0]].Change
+	_, can := first.(Joined)
 	for _, i := range order {
-		one, is := items[i].Change.(*SendMessage)
-		if !is {
+		one := items[i].Change
+		if len(together) > 0 && (!can || reflect.TypeOf(one) != reflect.TypeOf(first)) {
 			break
 		}
-		sends = append(sends, one)
+		together = append(together, one)
 	}
-	return sends
+	return together
 }
 
 // inSavepoint does something, and undoes it where it is refused; any other error is one of the database.

@@ -2,98 +2,13 @@ package store
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 
 	"github.com/jmoiron/sqlx"
-	"github.com/lib/pq"
 )
-
-// sendLockSQL is the lock of a room alone; nothing is written to the row.
-const sendLockSQL = `select trimmed from sluice.rooms where org = $1 and id = $2 and deleted is null for update`
-
-// sendSQL says something in a room, unless its user is no member or has said it before, and tells all of that in one row. Its
-// snapshot is taken under the room's lock, so that the numbers have no gaps. A token without a name leaves the one that is known.
-// A client id that somebody takes in another room at this moment is not waited for: that batch may wait for a room of this one.
-const sendSQL = `with twin as (
-		select room, seq, display_name, text, time, edited, deleted from sluice.messages where org = $1 and user_id = $3 and client_id = $4),
-	said as (
-		insert into sluice.messages (org, room, seq, user_id, client_id, display_name, text, nth)
-		select $1::text, $2::text, greatest($7::bigint, coalesce((
-				select l.seq from sluice.messages l where l.org = $1 and l.room = $2 order by l.seq desc limit 1), 0)) + 1,
-			$3::text, $4::text, coalesce(nullif($5::text, ''), (select u.display_name from sluice.users u where u.org = $1 and u.id = $3), ''),
-			$6::text, coalesce((
-				select o.nth from sluice.messages o where o.org = $1 and o.room = $2 and o.user_id = $3 order by o.seq desc limit 1), 0) + 1
-		where exists (select from sluice.members m where m.org = $1 and m.room = $2 and m.user_id = $3) and not exists (select from twin)
-			and pg_try_advisory_xact_lock(hashtextextended(concat_ws(chr(31), $1::text, $3::text, $4::text), 8))
-		returning room, seq, display_name, text, time, edited, deleted)
-	select exists (select from sluice.members m where m.org = $1 and m.room = $2 and m.user_id = $3), exists (select from said), a.*
-	from (select) one left join (select * from said union all select * from twin) a on true`
-
-// SendMessage is the Change by which a user says something in a room: once, however often it is asked for with one client id.
-// ErrNoRoom, ErrClientID.
-type SendMessage struct {
-	store                *Store
-	by                   Actor
-	room, clientID, text string
-
-	Message Message // what was said, now or the first time
-}
-
-// NewSendMessage makes the change.
-func (s *Store) NewSendMessage(by Actor, room, clientID, text string) *SendMessage {
-	return &SendMessage{store: s, by: by, room: room, clientID: clientID, text: text}
-}
-
-// Key implements Change.
-func (c *SendMessage) Key() string { return roomKey(c.by.Org, c.room) }
-
-// Apply implements Change.
-func (c *SendMessage) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) {
-	var trimmed int64
-	err := one(c.store.sendLock.query(ctx, c.store.db, tx, c.by.Org, c.room))(&trimmed)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, ErrNoRoom
-	}
-	if err != nil {
-		return nil, err
-	}
-	var a sendAnswer
-	err = one(c.store.send.query(ctx, c.store.db, tx, c.by.Org, c.room, c.by.User, c.clientID, c.by.Name, c.text, trimmed))(
-		&a.member, &a.fresh, &a.room, &a.seq, &a.name, &a.text, &a.at, &a.edited, &a.deleted)
-	var failure *pq.Error
-	switch {
-	case errors.As(err, &failure) && failure.Code == "23505":
-		return nil, ErrClientID // said in two rooms at once
-	case err != nil:
-		return nil, err
-	}
-	return c.take(&a)
-}
 
 // messageEvent is the event that tells of a message.
 func messageEvent(by Actor, kind, room string, m *Message) Draft {
 	return roomEvent(by, kind, roomNews{Room: room, Seq: m.Seq, User: m.User, Name: m.Name, Text: m.Text, ClientID: m.ClientID})
-}
-
-// one reads the only row of an answer, or gives sql.ErrNoRows.
-func one(rows *sqlx.Rows, err error) func(to ...any) error {
-	return func(to ...any) error {
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		if !rows.Next() {
-			if err := rows.Err(); err != nil {
-				return err
-			}
-			return sql.ErrNoRows
-		}
-		if err := rows.Scan(to...); err != nil {
-			return err
-		}
-		return rows.Close()
-	}
 }
 
 // messageChange is what the changes of a message have in common.

@@ -50,7 +50,7 @@ type Store struct {
 	hold, found, foundAll, await, move         *statement // of the outbox
 	position, remembered                       *statement
 	upload, record                             *statement
-	sendLock, send, sendsLock, sends           *statement
+	sendLock, send                             *statement
 }
 
 // Open connects, brings the schema up to date or checks it, verifies the incarnation and makes the partitions of
@@ -123,8 +123,6 @@ func (s *Store) start(ctx context.Context) error {
 		{&s.record, recordSQL},
 		{&s.sendLock, sendLockSQL},
 		{&s.send, sendSQL},
-		{&s.sendsLock, sendsLockSQL},
-		{&s.sends, sendsSQL},
 	} {
 		text := one.text
 		if s.pooled && (one.to == &s.headsOf || one.to == &s.page || one.to == &s.hold || one.to == &s.position) {
