@@ -46,7 +46,7 @@ func (s *Store) History(ctx context.Context, by Actor, room string, of HistoryRa
 	// more than is wanted tells whether there are more.
 	list, err := readMessages(s.db.QueryxContext(ctx, `select `+messageColumns+` from `+seenSQL+` i cross join lateral (
 			select * from sluice.messages w where w.org = $1 and w.room = $2 and w.seq > i.above and w.seq <= i.upto
-				and ($4::bigint is null or w.seq < $4) and ($5::bigint is null or w.seq > $5) order by w.seq`+direction+` limit $6) m
+				and w.seq < coalesce($4::bigint, 9223372036854775807) and w.seq > coalesce($5::bigint, 0) order by w.seq`+direction+` limit $6) m
 		order by m.seq`+direction+` limit $6`, by.Org, room, by.User, of.Before, of.After, of.Limit+1))
 	if err != nil {
 		return History{}, classify(err)

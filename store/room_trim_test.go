@@ -7,8 +7,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"sluice/store/localpg/pgtest"
 )
 
 // fill puts messages into a room past its changes: count of them, each a second after the one before, the last at a time ago.
@@ -145,54 +143,5 @@ func TestTrimDeletedRooms(t *testing.T) {
 	}
 	if err := h.try(t, NewCreateRoom(by("ann"), NewRoom{ID: "gone", Name: "x"})); !errors.Is(err, ErrRoomTaken) {
 		t.Errorf("the room is made again: %v", err)
-	}
-}
-
-// TestRoomPlans asks for parts of large rooms, and never has a table analysed: nothing reads one from one end to the other,
-// neither what is sent, nor histories with a gap, nor figures, nor the cleaning up.
-func TestRoomPlans(t *testing.T) {
-	t.Parallel()
-	const messages = 20_000
-	url := pgtest.Database(t)
-	h := &house{openWith(t, Options{URL: url, Migrate: true, Connections: 1}), connect(t, url)}
-	execute(t, h.db, `alter table sluice.messages set (autovacuum_enabled = off)`)
-	h.build(t, "r", "ann", "bob")
-	h.build(t, "gone", "ann")
-	h.do(t, NewDeleteRoom(by("ann"), "gone"))
-	for i := range 8 { // a generic plan is made at the sixth use
-		h.say(t, "bob", "r", fmt.Sprint("early", i))
-	}
-	h.do(t, NewRemoveMember(by("ann"), "r", "bob"))
-	execute(t, h.db, `insert into sluice.messages (org, room, seq, user_id, display_name, text, client_id, nth)
-		select '1', 'r', 8 + n, 'ann', 'ann', 'x', 'late' || n, n from generate_series(1, $1::int) n`, messages)
-	h.do(t, NewAddMember(by("ann"), "r", "bob"))
-	for i := range 20 {
-		h.say(t, "bob", "r", fmt.Sprint("last", i))
-		before := int64(messages)
-		for _, of := range []HistoryRange{{Limit: 20}, {Before: &before, Limit: 20}, {After: &before, Limit: 20}} {
-			if _, err := h.History(t.Context(), by("bob"), "r", of); err != nil {
-				t.Fatal(err)
-			}
-		}
-		_, moved := h.MarkRead(t.Context(), UserKey{"1", "ann"}, "r", int64(i))
-		stats, figures := h.RoomStats(t.Context(), by("ann"), "r")
-		_, trimmed := h.TrimMessages(t.Context(), time.Hour)
-		if err := errors.Join(moved, figures, trimmed); err != nil || stats.Unread != int64(8-min(i, 8)+i+1) {
-			t.Fatal(stats, err)
-		}
-	}
-	h.Close()
-	h.db.SetMaxOpenConns(1)
-	wait(t, "the backends of the store end", func() bool {
-		return ask[int](t, h.db, `select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()`) == 0
-	})
-	wait(t, "the statistics arrive", func() bool {
-		return ask[int64](t, h.db, `select coalesce(sum(idx_scan), 0)::bigint from pg_stat_user_indexes where relname = 'messages'`) > 100
-	})
-	read := ask[int64](t, h.db, `select coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)
-			+ (select coalesce(sum(idx_tup_read), 0) from pg_stat_user_indexes where relname = 'messages')::bigint
-		from pg_stat_user_tables where relname = 'messages'`)
-	if read > messages/2 {
-		t.Errorf("%d rows were read", read)
 	}
 }
