@@ -200,7 +200,7 @@ func (s *Store) trimDeleted(ctx context.Context) (trimmed int64, err error) {
 	}
 	if err == nil && trimmed < trimAtOnce {
 		_, err = s.db.ExecContext(ctx, `update sluice.rooms r set emptied = true where r.deleted is not null and not r.emptied
-			and (select m.seq from sluice.messages m where m.org = r.org and m.room = r.id limit 1) is null`)
+			and (select m.seq from sluice.messages m where m.org = r.org and m.room = r.id order by m.seq limit 1) is null`)
 	}
 	return trimmed, err
 }
