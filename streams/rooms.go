@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	readsEvery = 250 * time.Millisecond // between two looks, while there are read marks to be told of
+	readsEvery = 250 * time.Millisecond // between two looks at the least
 	readsLook  = 15 * time.Second       // after which another instance's are told of, if it has died
 	namesKnown = 10_000                 // users whose names are remembered
 	nameRunes  = 128                    // characters of a name
@@ -74,7 +74,7 @@ func NameOf(text string) string {
 		return c
 	}, strings.ToValidUTF8(text, "")))
 	if runes := []rune(name); len(runes) > nameRunes {
-		return string(runes[:nameRunes])
+		return strings.TrimSpace(string(runes[:nameRunes]))
 	}
 	return name
 }
@@ -182,7 +182,7 @@ func (r *Rooms) Strange(ctx context.Context, org, user string, rooms []string) (
 // Run tells of read marks until ctx ends: at once of the first after a while of quiet, and now and then of those that an
 // instance has left behind which has died.
 func (r *Rooms) Run(ctx context.Context) {
-	pause := time.Duration(0)
+	var looked time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -194,14 +194,15 @@ func (r *Rooms) Run(ctx context.Context) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(pause):
+			case <-time.After(time.Until(looked.Add(readsEvery))):
 			}
+			looked = time.Now()
 			change := new(store.TellReads)
 			_, err := r.appender.Change(ctx, change)
 			if err != nil && ctx.Err() == nil {
 				r.to.Debug("read marks cannot be told of", "err", err)
 			}
-			left, pause = err == nil && change.Left, readsEvery
+			left = err != nil || change.Left
 		}
 	}
 }
