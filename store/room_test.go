@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -274,6 +275,44 @@ func TestIntervals(t *testing.T) {
 	if err != nil || !slices.Equal(list, []Membership{{"ann", "s", 12, 0}}) {
 		t.Errorf("the intervals are %+v (%v)", list, err)
 	}
+}
+
+// TestRoomIsWaitedFor holds a room's row while something is said, as a batch of another instance does: every change waits for it,
+// and then knows what was said.
+func TestRoomIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t)
+	h.build(t, "r", "ann", "bob")
+	h.say(t, "ann", "r", "1")
+	name, said := "new", h.NewSendMessage(by("ann"), "r", "said", "said")
+	for i, change := range []Change{
+		NewAddMember(by("ann"), "r", "cid"), NewRemoveMember(by("ann"), "r", "bob"), NewEditMessage(by("ann"), "r", 1, "edited"),
+		NewEraseMessage(by("ann"), "r", 1), NewUpdateRoom(by("ann"), "r", RoomUpdate{Name: &name}), said, NewDeleteRoom(by("ann"), "r"),
+	} {
+		holder := h.db.MustBegin()
+		execute(t, holder, `select from sluice.rooms where org = '1' and id = 'r' for update`)
+		done := make(chan error, 1)
+		go func() {
+			answers, err := h.Append(context.Background(), []Item{{Change: change}})
+			if err == nil {
+				err = answers[0].Err
+			}
+			done <- err
+		}()
+		waitLocked(t, h.db)
+		execute(t, holder, `insert into sluice.messages (org, room, seq, user_id, display_name, text, client_id, nth)
+			select '1', 'r', max(seq) + 1, 'own', '', 'x', $1, count(*) from sluice.messages`, fmt.Sprint("meanwhile", i))
+		if err := holder.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Errorf("%T: %v", change, err)
+		}
+	}
+	if said.Message.Seq != 8 {
+		t.Errorf("what was said has the number %d", said.Message.Seq)
+	}
+	same(t, "the intervals", h.intervals(t, "r"), []string{"ann 1-10 0-9", "bob 2-5 0-3", "cid 4-10 2-9"})
 }
 
 // TestDeletedRoom ends a room: nobody finds it any more, and nobody makes it again.
