@@ -148,7 +148,7 @@ func TestCatalogueRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, notes, status := outcome(t, sluice("serve", "--catalogue="+file, "--database-url="+database, "--jwt-secret="+testSecret,
-			"--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"))
+			"--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--blobs=file://"+blobsOf(t)))
 		if status != 1 || !strings.Contains(notes, "--catalogue "+file) || !strings.Contains(notes, says) {
 			t.Errorf("%s: status %d: %s", text, status, notes)
 		}
