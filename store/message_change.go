@@ -64,7 +64,7 @@ func (c *EditMessage) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) {
 	c.Message.Text = c.text
 	err := tx.QueryRowxContext(ctx, `update sluice.messages set text = $4, edited = clock_timestamp()
 		where org = $1 and room = $2 and seq = $3 returning edited`, c.by.Org, c.room, c.seq, c.text).Scan(&c.Message.Edited)
-	return []Draft{messageEvent(c.by, "message_updated", c.room, &c.Message)}, err
+	return []Draft{messageEvent(c.by, MessageUpdated, c.room, &c.Message)}, err
 }
 
 // EraseMessage is the Change that takes a message's text away, by its author, the room's owner, or an ADMIN among its members.
@@ -92,5 +92,5 @@ func (c *EraseMessage) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) 
 	c.Message.Text, c.Message.Deleted = "", true
 	_, err := tx.ExecContext(ctx, `update sluice.messages set text = '', deleted = true where org = $1 and room = $2 and seq = $3`,
 		c.by.Org, c.room, c.seq)
-	return []Draft{messageEvent(c.by, "message_deleted", c.room, &c.Message)}, err
+	return []Draft{messageEvent(c.by, MessageDeleted, c.room, &c.Message)}, err
 }

@@ -94,18 +94,19 @@ type RoomStats struct {
 	Unread      int64 // of others, not deleted, beyond the member's read mark
 }
 
-// The types of the events that tell of membership; the others are nobody's business but the clients'.
+// The types of the events by which it is known who may be told of what; the others are nobody's business but the clients'.
 const (
-	MemberAdded   = "member_added"
-	MemberRemoved = "member_removed"
-	RoomDeleted   = "room_deleted"
+	MemberAdded    = "member_added"
+	MemberRemoved  = "member_removed"
+	RoomDeleted    = "room_deleted"
+	MessageUpdated = "message_updated"
+	MessageDeleted = "message_deleted"
 )
 
-// Member is whom an event of a room concerns, which is not always who has done it (Event.UserID); "": nobody.
-func (e *Event) Member() string {
-	var news struct {
-		User string `json:"userId"`
-	}
+// Concerns tells whom an event of a room is about, which is not always who has done it (Event.UserID), and which message; of
+// membership that is the newest one at that place.
+func (e *Event) Concerns() (user string, message int64) {
+	var news roomNews
 	_ = json.Unmarshal(e.Data, &news) // it was made here (roomEvent)
-	return news.User
+	return news.User, news.Seq
 }

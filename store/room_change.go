@@ -251,7 +251,7 @@ func (c *DeleteRoom) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) {
 		return nil, err
 	}
 	c.made = true
-	return []Draft{roomEvent(c.by, RoomDeleted, roomNews{Room: c.room, User: c.by.User, Name: c.by.Name})}, nil
+	return []Draft{roomEvent(c.by, RoomDeleted, roomNews{Room: c.room, Seq: c.newest, User: c.by.User, Name: c.by.Name})}, nil
 }
 
 // Placed implements Sequenced.

@@ -49,7 +49,7 @@ func (c *AddMember) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) {
 	if err != nil {
 		return nil, err
 	}
-	drafts := []Draft{roomEvent(c.by, MemberAdded, roomNews{Room: c.room, User: c.user, Name: name})}
+	drafts := []Draft{roomEvent(c.by, MemberAdded, roomNews{Room: c.room, Seq: c.newest, User: c.user, Name: name})}
 	if count > 1 || c.user == c.owner {
 		return drafts, nil
 	}
@@ -103,7 +103,7 @@ func (c *RemoveMember) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) 
 	if err != nil {
 		return nil, err
 	}
-	drafts := []Draft{roomEvent(c.by, MemberRemoved, roomNews{Room: c.room, User: c.user, Name: name})}
+	drafts := []Draft{roomEvent(c.by, MemberRemoved, roomNews{Room: c.room, Seq: c.newest, User: c.user, Name: name})}
 	if c.user != c.owner {
 		return drafts, nil
 	}

@@ -87,9 +87,9 @@ func TestRoomBatch(t *testing.T) {
 	got := told(t, s, "1")
 	if !slices.Equal(got, []string{
 		"member_added r by a: a", "member_added r by a: c", "member_added r by a: b", "message_created r by b: b 1",
-		"message_created r by b: b 2", "member_removed r by b: b", "message_created r by a: a 3", "member_added r by a: b",
-		"message_created r by b: b 4", "member_removed r by a: a", "room_updated r by a: a R of c", "member_added r by c: a",
-		"room_deleted r by c: c",
+		"message_created r by b: b 2", "member_removed r by b: b 2", "message_created r by a: a 3", "member_added r by a: b 3",
+		"message_created r by b: b 4", "member_removed r by a: a 4", "room_updated r by a: a R of c", "member_added r by c: a 4",
+		"room_deleted r by c: c 4",
 	}) {
 		t.Errorf("the log says\n%s", strings.Join(got, "\n"))
 	}

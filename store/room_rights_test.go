@@ -233,12 +233,12 @@ func TestRoomEvents(t *testing.T) {
 		"member_added r by a: a", "member_added r by a: b", "member_added r by a: c",
 		"message_created r by b: b 1", "message_updated r by b: b 1", "message_deleted r by a: b 1",
 		"room_updated r by a: a Another of b",
-		"member_removed r by b: c", "member_added r by b: c",
-		"member_removed r by b: b", "room_updated r by b: b Another of a",
-		"member_removed r by a: a", "room_updated r by a: a Another of c",
-		"member_removed r by c: c",
-		"member_added r by admin: admin", "room_updated r by admin: admin Another of admin",
-		"room_deleted r by admin: admin",
+		"member_removed r by b: c 1", "member_added r by b: c 1",
+		"member_removed r by b: b 1", "room_updated r by b: b Another of a",
+		"member_removed r by a: a 1", "room_updated r by a: a Another of c",
+		"member_removed r by c: c 1",
+		"member_added r by admin: admin 1", "room_updated r by admin: admin Another of admin",
+		"room_deleted r by admin: admin 1",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("the log says\n%s", strings.Join(got, "\n"))

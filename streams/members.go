@@ -27,13 +27,22 @@ type member struct {
 	idle        time.Time             // since when there are no subscribers
 }
 
-// interval is a part of the log in which a user was a member of a room. Both ends belong to it; to is 0 where it has none.
-type interval struct{ from, to int64 }
+// interval is a part of the log in which a user was a member of a room. Both ends belong to it; to is 0 where it has none. What
+// was said in it are the room's messages after saidFrom, up to saidTo.
+type interval struct{ from, to, saidFrom, saidTo int64 }
 
 // saw says whether the user was a member of a room at a position.
 func (m *member) saw(room string, seq int64) bool {
 	return slices.ContainsFunc(m.rooms[room], func(one interval) bool {
 		return one.from <= seq && (one.to == 0 || seq <= one.to)
+	})
+}
+
+// reads says whether the user may know a message: one from before they first came, or said while they were a member.
+func (m *member) reads(room string, message int64) bool {
+	known := m.rooms[room]
+	return len(known) > 0 && message <= known[0].saidFrom || slices.ContainsFunc(known, func(one interval) bool {
+		return one.saidFrom < message && (one.to == 0 || message <= one.saidTo)
 	})
 }
 
@@ -84,11 +93,11 @@ func (m *members) add(one *member, room string, at interval) {
 	m.byRoom[room][one] = true
 }
 
-// end closes the interval that is open at a position.
-func (one *member) end(room string, seq int64) {
-	for i, at := range one.rooms[room] {
-		if at.to == 0 && at.from <= seq {
-			one.rooms[room][i].to = seq
+// end closes the interval that is open at a position, where some messages were said.
+func (m *member) end(room string, seq, said int64) {
+	for i := range m.rooms[room] {
+		if at := &m.rooms[room][i]; at.to == 0 && at.from <= seq {
+			at.to, at.saidTo = seq, said
 		}
 	}
 }
@@ -171,7 +180,7 @@ func (t *tail) meet(users []string, known []store.Membership) {
 		t.members.of(user).loaded = true
 	}
 	for _, one := range known {
-		t.members.add(t.members.of(one.User), one.Room, interval{one.From, one.To})
+		t.members.add(t.members.of(one.User), one.Room, interval{one.From, one.To, one.SaidFrom, one.SaidTo})
 	}
 }
 
@@ -187,20 +196,21 @@ func (t *tail) follow(entries []*entry) {
 		room, seq := e.event.EntityID, e.event.Seq
 		switch e.event.Type {
 		case store.MemberAdded:
-			user := e.event.Member()
+			user, said := e.event.Concerns()
 			if m := t.members.byUser[user]; m != nil && m.loaded {
-				t.members.add(m, room, interval{from: seq})
+				t.members.add(m, room, interval{from: seq, saidFrom: said})
 			}
 			t.hub.attendance.Joined(t.org, room, user)
 		case store.MemberRemoved:
-			user := e.event.Member()
+			user, said := e.event.Concerns()
 			if m := t.members.byUser[user]; m != nil {
-				m.end(room, seq)
+				m.end(room, seq, said)
 			}
 			t.hub.attendance.Left(t.org, room, user)
 		case store.RoomDeleted:
+			_, said := e.event.Concerns()
 			for m := range t.members.byRoom[room] {
-				m.end(room, seq)
+				m.end(room, seq, said)
 			}
 		}
 	}

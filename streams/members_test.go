@@ -250,3 +250,63 @@ func TestChatIsAddedInPlace(t *testing.T) {
 		t.Fatal(ids)
 	}
 }
+
+// TestEditsOfWhatIsHidden edits and deletes what was said before somebody came, while they were there, while they were away, and
+// after their return. They are told of all but what was said in between, live and replayed, on an instance that has followed their
+// membership and on one that has read it.
+func TestEditsOfWhatIsHidden(t *testing.T) {
+	database := pgtest.Database(t)
+	one, two := open(t, database, streams.Options{}), open(t, database, streams.Options{})
+	ann := store.Actor{Org: "1", User: "ann"}
+	change := func(c store.Change) {
+		t.Helper()
+		if _, err := one.appender.Change(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say := func(text string) { change(one.events.NewSendMessage(ann, "r", text, text)) }
+	change(store.NewCreateRoom(ann, store.NewRoom{ID: "r", Name: "r"}))
+	live := one.subscribeAs("bob", "1", streams.Filter{Services: chat}, streams.Start{})
+	live.await(t, "ack")
+	say("before")
+	change(store.NewAddMember(ann, "r", "bob"))
+	say("there")
+	change(store.NewRemoveMember(ann, "r", "bob"))
+	say("between")
+	change(store.NewAddMember(ann, "r", "bob"))
+	say("after")
+	for seq := range int64(4) {
+		change(store.NewEditMessage(ann, "r", seq+1, "edited"))
+		change(store.NewEraseMessage(ann, "r", seq+1))
+	}
+	say("end")
+	page, err := one.events.Page(t.Context(), "1", 0, time.Time{}, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	what := map[string]string{}
+	for i := range page.Events {
+		_, message := page.Events[i].Concerns()
+		what[page.Events[i].ID] = fmt.Sprint(page.Events[i].Type, " ", message)
+	}
+	last := page.Events[len(page.Events)-1].ID
+	want := []string{
+		"member_added 1", "message_created 2", "member_removed 2", "member_added 3", "message_created 4",
+		"message_updated 1", "message_deleted 1", "message_updated 2", "message_deleted 2", "message_updated 4", "message_deleted 4", "message_created 5",
+	}
+	start := streams.Start{Kind: streams.StartEarliest}
+	for name, p := range map[string]*pipe{
+		"live": live, "replayed": one.subscribeAs("bob", "1", streams.Filter{Services: chat}, start),
+		"replayed elsewhere": two.subscribeAs("bob", "1", streams.Filter{Services: chat}, start),
+	} {
+		p.await(t, "event "+last)
+		ids, _ := p.events()
+		var got []string
+		for _, id := range ids {
+			got = append(got, what[id])
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 type entry struct {
 	event   store.Event
 	service uint64 // the bit of its service; 0 for one that the catalogue does not know
+	message int64  // of a room, that it changes; 0: none
 	framed  [encoders]Payload
 	ring    *ring // that holds it; nil for one of a page
 }
@@ -52,6 +53,9 @@ func entriesOf(events []store.Event, catalogue *store.Catalogue) []*entry {
 	entries := make([]*entry, len(events))
 	for i := range events {
 		entries[i] = &entry{event: events[i], service: catalogue.Bit(events[i].Service)}
+		if kind := events[i].Type; events[i].Service == chatService && (kind == store.MessageUpdated || kind == store.MessageDeleted) {
+			_, entries[i].message = events[i].Concerns()
+		}
 	}
 	return entries
 }

@@ -111,7 +111,7 @@ func (s *Subscriber) Gone(why error) {
 func (s *Subscriber) admits(e *entry) bool {
 	if e.service == s.tail.hub.chat {
 		return s.member != nil && s.group.filter.carries(e.service, &e.event) && s.carries(e.event.EntityID) &&
-			s.member.saw(e.event.EntityID, e.event.Seq)
+			s.member.saw(e.event.EntityID, e.event.Seq) && (e.message == 0 || s.member.reads(e.event.EntityID, e.message))
 	}
 	return s.group.filter.Admits(e.service, &e.event, s.reader)
 }

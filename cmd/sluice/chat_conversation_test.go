@@ -145,7 +145,7 @@ func converse(t *testing.T, place chatPlace, door string) {
 		alice.admits(room.ID, "carol") // which nobody hears twice
 	}
 	all.carol = carol
-	all.hear("member_added carol")
+	all.hear("member_added 2 carol")
 	if got := carol.whole(room.ID, 50); len(got) != 2 || got[1].Text != "hi" {
 		t.Errorf("carol sees of the past: %+v", got)
 	}
@@ -264,16 +264,16 @@ func (all *trio) part(t *testing.T, room chatRoom) {
 	all.hear("room_updated Renamed alice", "room_updated Renamed bob")
 
 	carol.removes(room.ID, "carol")
-	all.hear("member_removed carol")
+	all.hear("member_removed 4 carol")
 	all.carol = nil
 	bob.calls(http.StatusNotFound, http.MethodDelete, at+"/members/carol", nil, nil)
 	bob.removes(room.ID, "bob")
-	alice.hears(&all.heard[0], "member_removed bob", "room_updated Renamed alice")
-	bob.hears(&all.heard[1], "member_removed bob")
+	alice.hears(&all.heard[0], "member_removed 4 bob", "room_updated Renamed alice")
+	bob.hears(&all.heard[1], "member_removed 4 bob")
 	bob.calls(http.StatusNotFound, http.MethodGet, at, nil, nil)
 
 	alice.calls(http.StatusOK, http.MethodDelete, at, nil, nil)
-	alice.hears(&all.heard[0], "room_deleted")
+	alice.hears(&all.heard[0], "room_deleted 4")
 	alice.calls(http.StatusNotFound, http.MethodGet, at, nil, nil)
 	alice.does(http.StatusNotFound, "history", room.ID, nil)
 	alice.calls(http.StatusConflict, http.MethodPost, "/v2/rooms", fields{"id": room.ID, "name": "Again"}, nil)
