@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"slices"
 	"time"
 
 	"sluice/store"
@@ -47,6 +48,7 @@ const (
 type Signal struct {
 	Kind             SignalKind
 	Room, User, Name string
+	To               string       // whose streams alone are given it; "": those of all members
 	Status           store.Status // of presence
 	LastSeen         time.Time    // of presence; zero: never
 }
@@ -157,28 +159,60 @@ func (t *tail) listeners(room string, visit func(*Subscriber)) {
 	}
 }
 
-// Signal gives members here the frames of signals, once for all who read the same encoding. A stream that takes nothing just
-// now misses them.
+// Signal gives members here the frames of signals: those of a room in one piece, made once for all who read the same encoding.
+// A stream that takes nothing just now misses them.
 func (h *Hub) Signal(org string, signals []Signal) {
 	t := h.known(org)
 	if t == nil {
 		return
 	}
+	byRoom := map[[2]string][]Signal{}
+	for _, one := range signals {
+		byRoom[[2]string{one.Room, one.To}] = append(byRoom[[2]string{one.Room, one.To}], one)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, signal := range signals {
-		var framed [encoders]Payload
-		t.listeners(signal.Room, func(s *Subscriber) {
-			if s.state == arriving || s.state == blocked || signal.Kind == SignalTyping && s.reader == signal.User {
-				return
-			}
-			payload := &framed[s.group.encoder.Index()]
-			if *payload == nil {
-				*payload = s.encode(func(e Encoder, dst []byte) []byte { return e.Signal(dst, signal) })
-			}
-			t.control(s, *payload)
-		})
+	for at, of := range byRoom {
+		t.signal(at[0], at[1], of)
 	}
+}
+
+// signal gives the streams of a room, or those of one user there, what is signalled of it. The caller holds mu.
+func (t *tail) signal(room, to string, signals []Signal) {
+	typing := map[string]bool{}
+	for _, one := range signals {
+		if one.Kind == SignalTyping {
+			typing[one.User] = true
+		}
+	}
+	var framed [encoders]Payload
+	t.listeners(room, func(s *Subscriber) {
+		if s.state == arriving || s.state == blocked || to != "" && s.reader != to {
+			return
+		}
+		if typing[s.reader] { // they know, and are told of the others alone
+			rest := slices.DeleteFunc(slices.Clone(signals), func(one Signal) bool { return one.Kind == SignalTyping && one.User == s.reader })
+			if len(rest) > 0 {
+				t.control(s, s.signals(rest))
+			}
+			return
+		}
+		payload := &framed[s.group.encoder.Index()]
+		if *payload == nil {
+			*payload = s.signals(signals)
+		}
+		t.control(s, *payload)
+	})
+}
+
+// signals frames signals for those who read what the subscriber does.
+func (s *Subscriber) signals(list []Signal) Payload {
+	return s.encode(func(e Encoder, dst []byte) []byte {
+		for _, one := range list {
+			dst = e.Signal(dst, one)
+		}
+		return dst
+	})
 }
 
 // roster appends who is there in the rooms that a stream carries. The caller holds mu.

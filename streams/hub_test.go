@@ -137,6 +137,7 @@ type pipe struct {
 	stopped bool   // the reader takes nothing
 	kept    []byte // what it was offered meanwhile
 	ended   bool
+	offers  int // that it was made
 }
 
 func (p *pipe) Start(owner streams.Owner) { p.owner = owner }
@@ -145,6 +146,7 @@ func (p *pipe) Transport() string         { return "sse" }
 func (p *pipe) Offer(payload streams.Payload) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.offers++
 	if p.stopped {
 		if p.kept != nil {
 			panic("a blocked sink was offered more")

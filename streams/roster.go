@@ -141,10 +141,10 @@ func (l *look) addTo(later *look) {
 // lookAt compares an org's rooms that are listened to here with what was told of them, and tells the difference.
 func (p *Presence) lookAt(ctx context.Context, org string, l *look) error {
 	whole, others := p.divide(org, l)
-	told := map[string]bool{} // rooms of which everybody is named
+	told := map[seat]bool{} // who is to be told of everybody in the room
 	for at, begun := range l.turned {
 		if begun && slices.ContainsFunc(p.hub.Carries(org, at.user), func(c Carriage) bool { return c.Room == "" || c.Room == at.room }) {
-			told[at.room] = true
+			told[at] = true
 		}
 	}
 	bounded, cancel := context.WithTimeout(ctx, presenceMost)
@@ -206,7 +206,7 @@ func (p *Presence) thereIn(org string, rooms []string) []string {
 }
 
 // compare brings the rosters in line with what was found, and gives what is to be told of that.
-func (p *Presence) compare(org string, l *look, whole []string, told map[string]bool, found []store.Attendee) (signals []Signal) {
+func (p *Presence) compare(org string, l *look, whole []string, told map[seat]bool, found []store.Attendee) (signals []Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	known := p.rosters[org]
@@ -239,15 +239,15 @@ func (p *Presence) compare(org string, l *look, whole []string, told map[string]
 		} else {
 			known[one.Room][one.User] = one.RoomUser
 		}
-		if one.Status != store.StatusOffline && told[one.Room] {
-			continue // it is among all of the room, below
-		}
 		if one.Status != was.Status || l.turned[seat{one.Room, one.User}] {
 			signals = append(signals, presenceSignal(one.Room, one.RoomUser))
 		}
 	}
-	for room := range told {
-		signals = append(signals, known[room].signals(room)...)
+	for at := range told {
+		for _, signal := range known[at.room].signals(at.room) {
+			signal.To = at.user
+			signals = append(signals, signal)
+		}
 	}
 	return signals
 }

@@ -1,0 +1,88 @@
+package streams_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"sluice/store"
+	"sluice/store/localpg/pgtest"
+	"sluice/streams"
+)
+
+// TestSignalsGoOutTogether gives the members of two rooms a crowd's signals at once. Each stream is offered those of a room in
+// one piece, and nobody that they themselves type.
+func TestSignalsGoOutTogether(t *testing.T) {
+	t.Parallel()
+	l := open(t, pgtest.Database(t), streams.Options{})
+	for i, user := range []string{"ann", "bob"} {
+		for _, room := range []string{"q", "r"} {
+			if _, err := l.appender.Change(t.Context(), turn{"1", fmt.Sprint("in", room, i), room, user, true}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	pipes := map[string]*pipe{}
+	for _, user := range []string{"ann", "bob"} {
+		pipes[user] = l.subscribeAs(user, "1", streams.Filter{Services: chat}, streams.Start{})
+		pipes[user].await(t, "ack")
+	}
+	offered := func(p *pipe) int {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.offers
+	}
+	before := map[string]int{"ann": offered(pipes["ann"]), "bob": offered(pipes["bob"])}
+	var signals []streams.Signal
+	for _, kind := range []streams.SignalKind{streams.SignalPresence, streams.SignalTyping} {
+		for i := range 100 {
+			for _, room := range []string{"q", "r"} {
+				signals = append(signals, streams.Signal{Kind: kind, Room: room, User: fmt.Sprint("user", i), Status: store.StatusOnline})
+			}
+		}
+	}
+	signals = append(signals, streams.Signal{Kind: streams.SignalTyping, Room: "r", User: "ann"})
+	l.hub.Signal("1", signals)
+	for user, p := range pipes {
+		if got := offered(p) - before[user]; got > 2 {
+			t.Errorf("%s was offered %d pieces for two rooms", user, got)
+		}
+		for _, one := range signals {
+			frame := strings.TrimSuffix(string(lines{}.Signal(nil, one)), "\n")
+			if told := slices.Contains(p.lines(), frame); told == (one.User == user) {
+				t.Errorf("%s was told %q: %t", user, frame, told)
+			}
+		}
+	}
+}
+
+// TestRosterIsTheJoiners has members join one after the other, whose streams are open already. Who was there before is told of
+// nobody but them.
+func TestRosterIsTheJoiners(t *testing.T) {
+	t.Parallel()
+	a := openParty(t, pgtest.Database(t), "a")
+	a.admit(t, "r", "ann", "bob")
+	ann := a.come("ann")
+	a.come("bob")
+	ann.sees(t, "r", "bob", "online")
+	for i := range 4 {
+		user := fmt.Sprint("user", i)
+		joiner := a.come(user)
+		joiner.await(t, "ack")
+		a.admit(t, "r", user)
+		for _, there := range []string{"ann", "bob", user} {
+			joiner.sees(t, "r", there, "online")
+		}
+		ann.sees(t, "r", user, "online")
+	}
+	told := 0
+	for _, frame := range ann.told() {
+		if frame == "r bob online" {
+			told++
+		}
+	}
+	if told > 2 { // by the roster, and by the look that has found him
+		t.Errorf("that bob is there was told %d times: %q", told, ann.told())
+	}
+}
