@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"iter"
 	"slices"
 	"time"
 
@@ -139,21 +140,25 @@ func (h *Hub) RoomsHere(org string) (rooms []string) {
 	return rooms
 }
 
-// listens says whether a stream here carries a room to a member of it.
-func (t *tail) listens(room string) (found bool) {
-	t.listeners(room, func(*Subscriber) { found = true })
-	return found
+// listens says whether a stream here carries a room to a member of it. The caller holds mu.
+func (t *tail) listens(room string) bool {
+	for range t.listeners(room) {
+		return true
+	}
+	return false
 }
 
-// listeners calls visit for every stream here that carries a room to a member of it. The caller holds mu.
-func (t *tail) listeners(room string, visit func(*Subscriber)) {
-	for m := range t.members.byRoom[room] {
-		if !m.is(room) {
-			continue
-		}
-		for _, s := range m.subscribers {
-			if s.poll == nil && s.carries(room) {
-				visit(s)
+// listeners are the streams here that carry a room to a member of it. The caller holds mu.
+func (t *tail) listeners(room string) iter.Seq[*Subscriber] {
+	return func(yield func(*Subscriber) bool) {
+		for m := range t.members.byRoom[room] {
+			if len(m.subscribers) == 0 || !m.is(room) {
+				continue
+			}
+			for _, s := range m.subscribers {
+				if s.poll == nil && s.carries(room) && !yield(s) {
+					return
+				}
 			}
 		}
 	}
@@ -186,23 +191,23 @@ func (t *tail) signal(room, to string, signals []Signal) {
 		}
 	}
 	var framed [encoders]Payload
-	t.listeners(room, func(s *Subscriber) {
+	for s := range t.listeners(room) {
 		if s.state == arriving || s.state == blocked || to != "" && s.reader != to {
-			return
+			continue
 		}
 		if typing[s.reader] { // they know, and are told of the others alone
 			rest := slices.DeleteFunc(slices.Clone(signals), func(one Signal) bool { return one.Kind == SignalTyping && one.User == s.reader })
 			if len(rest) > 0 {
 				t.control(s, s.signals(rest))
 			}
-			return
+			continue
 		}
 		payload := &framed[s.group.encoder.Index()]
 		if *payload == nil {
 			*payload = s.signals(signals)
 		}
 		t.control(s, *payload)
-	})
+	}
 }
 
 // signals frames signals for those who read what the subscriber does.
