@@ -40,19 +40,20 @@ func (c *SendMessage) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) {
 	return made[0], refused[0]
 }
 
-// sendLockSQL locks the rooms of messages, in the order in which they are named. Nothing is written to their rows.
+// sendLockSQL locks the rooms of messages, in the order in which they are named. Nothing is written to their rows. Those that
+// were deleted are left to TrimMessages, which has an order of its own.
 const sendLockSQL = `select from unnest($1::text[], $2::text[]) with ordinality k (org, id, n)
-	join sluice.rooms r on r.org = k.org and r.id = k.id order by k.n for update of r`
+	join sluice.rooms r on r.org = k.org and r.id = k.id and r.deleted is null order by k.n for update of r`
 
 // sendSQL says something in locked rooms, unless a message's user is no member there or has said it before, and tells all of that
-// in a row each. Its snapshot is taken under the locks, so that the numbers have no gaps. Of one client id that is used twice the
+// in a row each. Its snapshot is taken under the locks, so that the numbers have no gaps; times rise with them. Of one client id that is used twice the
 // first use is the message; one that somebody takes in another room at this moment is not waited for: that batch may wait for a
 // room of this one. A token without a name leaves the one that is known.
 const sendSQL = `with asked as (
 		select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
 			with ordinality a (org, room, user_id, client_id, display_name, text, n)),
 	judged as (
-		select a.*, exists (select from sluice.members m where m.org = a.org and m.room = a.room and m.user_id = a.user_id) as member,
+		select a.*, coalesce((select true from sluice.members m where m.org = a.org and m.room = a.room and m.user_id = a.user_id), false) as member,
 			t.room as t_room, t.seq as t_seq, t.display_name as t_name, t.text as t_text, t.time as t_time, t.edited as t_edited, t.deleted as t_deleted
 		from asked a left join lateral (select * from sluice.messages o
 			where o.org = a.org and o.user_id = a.user_id and o.client_id = a.client_id limit 1) t on true),
@@ -71,6 +72,7 @@ const sendSQL = `with asked as (
 				where o.org = f.org and o.room = f.room and o.user_id = f.user_id order by o.seq desc limit 1), 0)
 				+ row_number() over (partition by f.org, f.room, f.user_id order by f.n)
 		from firsts f cross join lateral (select trimmed from sluice.rooms r where r.org = f.org and r.id = f.room limit 1) r
+		order by f.n
 		returning org, room, seq, user_id, client_id, display_name, text, time, edited, deleted)
 	select j.n, j.member, f.n is not null, coalesce(s.room, j.t_room), coalesce(s.seq, j.t_seq), coalesce(s.display_name, j.t_name),
 		coalesce(s.text, j.t_text), coalesce(s.time, j.t_time), coalesce(s.edited, j.t_edited), coalesce(s.deleted, j.t_deleted)

@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 )
 
@@ -56,5 +57,24 @@ func TestSendTogether(t *testing.T) {
 			where nth <> want`); got != 0 {
 			t.Errorf("%d messages are numbered wrongly for their authors", got)
 		}
+	}
+}
+
+// TestSendTogetherInOrder sends in one batch as users whose order is not that of their messages: times rise with numbers.
+func TestSendTogetherInOrder(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t)
+	h.build(t, "r", "u0", "u1", "u2", "u3", "u4", "u5", "u6", "u7", "u8", "u9")
+	var changes []Change
+	for i := range 40 {
+		changes = append(changes, h.NewSendMessage(by(fmt.Sprint("u", 9-i%10)), "r", fmt.Sprint(i), "x"))
+	}
+	for _, err := range h.batch(t, changes...) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if wrong := ask[int](t, h.db, `select count(*) from sluice.messages m join sluice.messages n on n.seq = m.seq + 1 where n.time <= m.time`); wrong > 0 {
+		t.Errorf("%d messages are not later than the one before", wrong)
 	}
 }
