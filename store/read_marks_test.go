@@ -123,7 +123,7 @@ func TestReadsOfWhoeverLeaves(t *testing.T) {
 	h.do(t, NewAddMember(by("ann"), "r", "bob"))
 	h.later(t, time.Hour)
 	h.tell(t)
-	same(t, "the log", h.news(t, "1", head), []string{"member_removed r bob bob", "member_added r ann bob"})
+	same(t, "the log", h.news(t, "1", head), []string{"member_removed r bob bob #2", "member_added r ann bob #2"})
 }
 
 // TestReadsWaitForNobody has somebody hold a member's row: the marks of the others are told of, and that one is later.
