@@ -30,7 +30,7 @@ create table sluice.members (
     primary key (org, room, user_id)
 );
 
-create index members_of_user on sluice.members (org, user_id);
+create index members_of_user on sluice.members (org, user_id, room);
 create index members_untold on sluice.members (told_at) where read > told;
 
 -- Intervals of the log in which a user was a member; both ends belong to them. What was said in one is numbered from
@@ -46,7 +46,7 @@ create table sluice.memberships (
     primary key (org, room, user_id, from_seq)
 );
 
-create index memberships_of_user on sluice.memberships (org, user_id);
+create index memberships_of_user on sluice.memberships (org, user_id, room);
 
 create table sluice.messages (
     org          text        not null,

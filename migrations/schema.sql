@@ -263,11 +263,11 @@ CREATE INDEX documents_due ON sluice.documents USING btree (due) WHERE (state = 
 
 CREATE INDEX events_org_id ON sluice.events USING btree (org, id);
 
-CREATE INDEX members_of_user ON sluice.members USING btree (org, user_id);
+CREATE INDEX members_of_user ON sluice.members USING btree (org, user_id, room);
 
 CREATE INDEX members_untold ON sluice.members USING btree (told_at) WHERE (read > told);
 
-CREATE INDEX memberships_of_user ON sluice.memberships USING btree (org, user_id);
+CREATE INDEX memberships_of_user ON sluice.memberships USING btree (org, user_id, room);
 
 CREATE UNIQUE INDEX messages_by_client ON sluice.messages USING btree (org, user_id, client_id);
 

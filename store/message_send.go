@@ -42,8 +42,8 @@ func (c *SendMessage) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) {
 
 // sendLockSQL locks the rooms of messages, in the order in which they are named. Nothing is written to their rows. Those that
 // were deleted are left to TrimMessages, which has an order of its own.
-const sendLockSQL = `select from unnest($1::text[], $2::text[]) with ordinality k (org, id, n)
-	join sluice.rooms r on r.org = k.org and r.id = k.id and r.deleted is null order by k.n for update of r`
+const sendLockSQL = `select from (select * from unnest($1::text[], $2::text[]) with ordinality k (org, id, n) order by n) k
+	cross join lateral (select from sluice.rooms r where r.org = k.org and r.id = k.id and r.deleted is null for update) l`
 
 // sendSQL says something in locked rooms, unless a message's user is no member there or has said it before, and tells all of that
 // in a row each. Its snapshot is taken under the locks, so that the numbers have no gaps; times rise with them. Of one client id that is used twice the

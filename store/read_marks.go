@@ -60,5 +60,6 @@ func (c *TellReads) Apply(ctx context.Context, tx *sqlx.Tx) (drafts []Draft, err
 		by := Actor{Org: mark.Org, User: mark.User}
 		drafts = append(drafts, roomEvent(by, "read", roomNews{Room: mark.Room, Seq: mark.Read, User: mark.User, Name: mark.Name}))
 	}
-	return drafts, tx.GetContext(ctx, &c.Left, `select exists (select from sluice.members where read > told)`)
+	// In an order that the index of these marks has: Postgres would rather look for any in the table, which has next to none.
+	return drafts, tx.GetContext(ctx, &c.Left, `select (select true from sluice.members where read > told order by told_at limit 1) is not null`)
 }

@@ -58,6 +58,22 @@ func askLittle(t *testing.T, s *Store, when string, behind bool) {
 	}{
 		{"sending", 40, func() error { say(t, s, actor("a"), "r", when); return nil }},
 		{"sending again", 40, func() error { say(t, s, actor("a"), "r", when); return nil }},
+		{"sending to many rooms", 50 * 25, func() error {
+			var items []Item
+			for i := range 50 {
+				items = append(items, Item{Change: s.NewSendMessage(actor("busy"), fmt.Sprint("room", i+1), fmt.Sprint(when, i), "hello")})
+			}
+			answers, err := s.Append(t.Context(), items)
+			for i := range answers {
+				err = errors.Join(err, answers[i].Err)
+			}
+			return err
+		}},
+		{"a room of whoever is in many", 150, func() error { _, err := s.Room(t.Context(), actor("busy"), "room7"); return err }},
+		{"a history of whoever was in many", 150, func() error {
+			_, err := s.History(t.Context(), actor("busy"), "room7", HistoryRange{Limit: 50})
+			return err
+		}},
 		{"editing", 60, func() error { return change(t, s, NewEditMessage(actor("a"), "r", planMessages+8, when)) }},
 		{"erasing", 60, func() error { return change(t, s, NewEraseMessage(actor("a"), "r", 3+int64(len(when)))) }},
 		{"history", 150, func() error { return historyOf(t, s, HistoryRange{Limit: 50}) }},
@@ -112,6 +128,7 @@ func fillRooms(t *testing.T, db *sqlx.DB) {
 	execute(t, db, `insert into sluice.rooms (org, id, name, owner, creation) values ('1', 'large', '', 'm1', '')`)
 	execute(t, db, `insert into sluice.members (org, room, user_id, read, told)
 		select '1', r, 'm' || n, 0, 0 from generate_series(1, $1::int) n cross join lateral (values ('large'), ('room' || n)) v (r)`, planMembers)
+	execute(t, db, `insert into sluice.members (org, room, user_id, read, told) select '1', 'room' || n, 'busy', 0, 0 from generate_series(1, $1::int) n`, planMembers)
 	execute(t, db, `insert into sluice.memberships (org, room, user_id, from_seq, said_from) select org, room, user_id, 1, 0 from sluice.members
 		where room <> 'r' and user_id <> 'a'`)
 	execute(t, db, `insert into sluice.members (org, room, user_id, read, told) values ('1', 'r', 'returned', 0, 0)`)
