@@ -13,6 +13,7 @@ const (
 	lookAfter    = 30 * time.Millisecond  // what is told meanwhile is looked at together
 	lookPause    = 500 * time.Millisecond // after a look that failed
 	lookedByName = 5000                   // users of an org; of more, everybody is looked at
+	roomsOnce    = 50                     // looked at as a whole by one statement
 	signalsOnce  = 100                    // that the hub is given at a time, for nobody is served meanwhile
 )
 
@@ -147,27 +148,40 @@ func (p *Presence) lookAt(ctx context.Context, org string, l *look) error {
 			told[at] = true
 		}
 	}
-	bounded, cancel := context.WithTimeout(ctx, presenceMost)
-	defer cancel()
-	var found []store.Attendee
-	if len(whole) > 0 {
-		here, err := p.log.Attendance(bounded, org, whole, p.thereIn(org, whole), true)
-		if err != nil {
+	for rooms := range slices.Chunk(whole, roomsOnce) {
+		if err := p.find(ctx, org, l, rooms, true); err != nil {
 			return err
 		}
-		found = here
 	}
 	if len(others) > 0 && len(l.users) > 0 {
-		here, err := p.log.Attendance(bounded, org, others, slices.Collect(maps.Keys(l.users)), false)
-		if err != nil {
+		if err := p.find(ctx, org, l, others, false); err != nil {
 			return err
 		}
-		found = append(found, here...)
 	}
-	for signals := range slices.Chunk(p.compare(org, l, whole, told, found), signalsOnce) {
-		p.hub.Signal(org, signals)
-	}
+	p.signal(org, p.toldOf(org, told))
 	return nil
+}
+
+// find looks some rooms up, for everybody or for the users of a look, and tells what is new.
+func (p *Presence) find(ctx context.Context, org string, l *look, rooms []string, whole bool) error {
+	users := slices.Collect(maps.Keys(l.users))
+	if whole {
+		users = p.thereIn(org, rooms)
+	}
+	bounded, cancel := context.WithTimeout(ctx, presenceMost)
+	defer cancel()
+	found, err := p.log.Attendance(bounded, org, rooms, users, whole)
+	if err != nil {
+		return err
+	}
+	p.signal(org, p.compare(org, l, rooms, whole, found))
+	return nil
+}
+
+func (p *Presence) signal(org string, signals []Signal) {
+	for some := range slices.Chunk(signals, signalsOnce) {
+		p.hub.Signal(org, some)
+	}
 }
 
 // divide says which rooms have to be looked at as a whole and in which others users have, and forgets those that nobody here
@@ -205,12 +219,12 @@ func (p *Presence) thereIn(org string, rooms []string) []string {
 	return slices.Collect(maps.Keys(users))
 }
 
-// compare brings the rosters in line with what was found, and gives what is to be told of that.
-func (p *Presence) compare(org string, l *look, whole []string, told map[seat]bool, found []store.Attendee) (signals []Signal) {
+// compare brings the rosters of rooms in line with what was found of them, and gives what is to be told of that.
+func (p *Presence) compare(org string, l *look, rooms []string, whole bool, found []store.Attendee) (signals []Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	known := p.rosters[org]
-	if known == nil && len(whole) > 0 {
+	if known == nil {
 		known = map[string]roster{}
 		p.rosters[org] = known
 	}
@@ -218,14 +232,18 @@ func (p *Presence) compare(org string, l *look, whole []string, told map[seat]bo
 	for _, one := range found {
 		members[seat{one.Room, one.User}] = true
 	}
-	for _, room := range whole {
+	looked := map[string]bool{}
+	for _, room := range rooms {
+		if looked[room] = true; !whole {
+			continue
+		}
 		if known[room] == nil {
 			known[room] = roster{}
 		}
 		maps.DeleteFunc(known[room], func(user string, _ store.RoomUser) bool { return !members[seat{room, user}] })
 	}
 	for at := range l.turned {
-		if !members[at] {
+		if looked[at.room] && !members[at] {
 			delete(known[at.room], at.user)
 		}
 	}
@@ -243,8 +261,15 @@ func (p *Presence) compare(org string, l *look, whole []string, told map[seat]bo
 			signals = append(signals, presenceSignal(one.Room, one.RoomUser))
 		}
 	}
+	return signals
+}
+
+// toldOf gives those their rosters who are to be told of everybody.
+func (p *Presence) toldOf(org string, told map[seat]bool) (signals []Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for at := range told {
-		for _, signal := range known[at.room].signals(at.room) {
+		for _, signal := range p.rosters[org][at.room].signals(at.room) {
 			signal.To = at.user
 			signals = append(signals, signal)
 		}

@@ -86,3 +86,36 @@ func TestRosterIsTheJoiners(t *testing.T) {
 		t.Errorf("that bob is there was told %d times: %q", told, ann.told())
 	}
 }
+
+// TestManyRooms has members of more rooms than one statement looks at as a whole come, leave rooms, and join them again, while all
+// is looked at anew.
+func TestManyRooms(t *testing.T) {
+	t.Parallel()
+	database := pgtest.Database(t)
+	a := openParty(t, database, "a")
+	const rooms = 120
+	query(t, database, fmt.Sprintf(`insert into sluice.members (org, room, user_id, read, told)
+		select '1', 'r' || r, u, 0, 0 from generate_series(1, %d) r, unnest('{ann,bob,cid}'::text[]) u`, rooms))
+	query(t, database, fmt.Sprintf(`insert into sluice.memberships (org, room, user_id, from_seq, said_from)
+		select '1', 'r' || r, u, 1, 0 from generate_series(1, %d) r, unnest('{ann,bob,cid}'::text[]) u`, rooms))
+	ann, cid := a.come("ann"), a.come("cid")
+	bob := a.come("bob")
+	everywhere := func(p *pipe, user, status string) {
+		t.Helper()
+		for i := range rooms {
+			p.sees(t, fmt.Sprint("r", i+1), user, status)
+		}
+	}
+	everywhere(ann, "bob", "online")
+	everywhere(bob, "cid", "online")
+	for _, room := range []string{"r1", "r60", "r120"} {
+		a.remove(t, room, "cid")
+		query(t, database, `select pg_notify('sluice', '*')`)
+		before := len(cid.told())
+		a.admit(t, room, "cid")
+		cid.wait(t, "a roster", func() bool { return slices.Contains(cid.told()[before:], room+" bob online") })
+	}
+	cid.close()
+	everywhere(bob, "cid", "offline")
+	everywhere(ann, "bob", "online")
+}
