@@ -405,6 +405,7 @@ func TestRoomStream(t *testing.T) {
 	d.says(room, user, "a", "here")
 	for _, path := range []string{"?services=chat", "?rooms=x", "?propertyId=7"} {
 		d.ask("GET", room+"/stream"+path, user, "").wants(t, path, 400)
+		d.ask("GET", room+"/stream"+path, "", "").wants(t, path+" without a token", 401)
 	}
 	for _, path := range []string{"/v2/rooms/nowhere", "/v2/rooms/a%2Cb", "/v2/rooms/%2E%2E", "/v2/rooms/" + strings.Repeat("x", 129)} {
 		d.ask("GET", path+"/stream", user, "").wants(t, path, 404)

@@ -238,15 +238,18 @@ func (s *Server) roomStream(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
 	room, err := pathText(r, "id")
 	if err != nil || !roomID(room) {
-		if _, _, err := s.reader(r); err != nil {
-			return err
-		}
-		return store.ErrNoRoom
+		err = store.ErrNoRoom
 	}
 	for _, name := range []string{"services", "rooms", "propertyId"} {
-		if query.Has(name) {
-			return invalid(name, "the path says what is streamed: this room alone")
+		if err == nil && query.Has(name) {
+			err = invalid(name, "the path says what is streamed: this room alone")
 		}
+	}
+	if err != nil {
+		if _, _, who := s.reader(r); who != nil { // nobody is told of anything before
+			return who
+		}
+		return err
 	}
 	query.Set("services", chatService)
 	query.Set("rooms", room)
