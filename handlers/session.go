@@ -220,6 +220,9 @@ func (s *session) text(payload []byte) (full bool) {
 	}
 	var q socketRequest
 	err := q.read(payload)
+	if err == nil { // the stream ends within a second of the token, and one that has not begun does not end by it
+		err = s.caller.current()
+	}
 	if do := s.operation(q.kind); err == nil && do != nil {
 		return s.chat(&q, do)
 	}
