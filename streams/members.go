@@ -3,6 +3,7 @@ package streams
 import (
 	"maps"
 	"slices"
+	"sort"
 	"time"
 
 	"sluice/store"
@@ -31,19 +32,31 @@ type member struct {
 // was said in it are the room's messages after saidFrom, up to saidTo.
 type interval struct{ from, to, saidFrom, saidTo int64 }
 
+// at finds the interval of a room that is the last one to begin at a position or before it, and says where that is in the list;
+// -1: there is none. It does not go through all: who owns a room can add and remove a user as often as they like.
+func (m *member) at(room string, seq int64) (i int, one *interval) {
+	list := m.rooms[room]
+	i = sort.Search(len(list), func(i int) bool { return list[i].from > seq }) - 1
+	if i < 0 {
+		return i, nil
+	}
+	return i, &list[i]
+}
+
 // saw says whether the user was a member of a room at a position.
 func (m *member) saw(room string, seq int64) bool {
-	return slices.ContainsFunc(m.rooms[room], func(one interval) bool {
-		return one.from <= seq && (one.to == 0 || seq <= one.to)
-	})
+	_, one := m.at(room, seq)
+	return one != nil && (one.to == 0 || seq <= one.to)
 }
 
 // reads says whether the user may know a message: one from before they first came, or said while they were a member.
 func (m *member) reads(room string, message int64) bool {
-	known := m.rooms[room]
-	return len(known) > 0 && message <= known[0].saidFrom || slices.ContainsFunc(known, func(one interval) bool {
-		return one.saidFrom < message && (one.to == 0 || message <= one.saidTo)
-	})
+	list := m.rooms[room]
+	i := sort.Search(len(list), func(i int) bool { return list[i].saidFrom >= message }) - 1
+	if i < 0 {
+		return len(list) > 0
+	}
+	return list[i].to == 0 || message <= list[i].saidTo
 }
 
 // is says whether the user is a member of a room where the log was read to.
@@ -80,13 +93,14 @@ func (m *members) of(user string) *member {
 
 // add notes an interval, once.
 func (m *members) add(one *member, room string, at interval) {
-	if slices.ContainsFunc(one.rooms[room], func(known interval) bool { return known.from == at.from }) {
+	before, known := one.at(room, at.from)
+	if known != nil && known.from == at.from {
 		return
 	}
 	if one.rooms == nil {
 		one.rooms = map[string][]interval{}
 	}
-	one.rooms[room] = append(one.rooms[room], at)
+	one.rooms[room] = slices.Insert(one.rooms[room], before+1, at)
 	if m.byRoom[room] == nil {
 		m.byRoom[room] = map[*member]bool{}
 	}
@@ -95,10 +109,8 @@ func (m *members) add(one *member, room string, at interval) {
 
 // end closes the interval that is open at a position, where some messages were said.
 func (m *member) end(room string, seq, said int64) {
-	for i := range m.rooms[room] {
-		if at := &m.rooms[room][i]; at.to == 0 && at.from <= seq {
-			at.to, at.saidTo = seq, said
-		}
+	if _, one := m.at(room, seq); one != nil && one.to == 0 {
+		one.to, one.saidTo = seq, said
 	}
 }
 

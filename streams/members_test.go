@@ -310,3 +310,14 @@ func TestEditsOfWhatIsHidden(t *testing.T) {
 		}
 	}
 }
+
+// TestManyIntervals has somebody come back who was added and removed very often, as whoever owns a room can do to anybody. Others
+// of the org do not wait for that.
+func TestManyIntervals(t *testing.T) {
+	t.Parallel()
+	database := pgtest.Database(t)
+	l := open(t, database, streams.Options{})
+	query(t, database, `insert into sluice.memberships (org, room, user_id, from_seq, to_seq, said_from, said_to)
+		select '1', 'r', 'u', 2 * n, 2 * n + 1, 0, 0 from generate_series(1, 100000) n`)
+	l.subscribeAs("u", "1", streams.Filter{Services: chat}, streams.Start{}).await(t, "ack")
+}
