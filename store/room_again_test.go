@@ -61,34 +61,3 @@ func TestRoomChangesAgain(t *testing.T) {
 		t.Errorf("the answers are %+v, %+v, %+v", create.Room, send.Message, edit.Message)
 	}
 }
-
-// TestRightsLostMeanwhile takes somebody's rights between two tries of what they ask for: a try that came to nothing is no
-// right to make the change later.
-func TestRightsLostMeanwhile(t *testing.T) {
-	t.Parallel()
-	h := openHouse(t)
-	name, bob := "new", "bob"
-	h.build(t, "r", "ann", "bob", "cid")
-	for what, one := range map[string]struct {
-		change Change
-		want   error
-	}{
-		"rename": {NewUpdateRoom(by("ann"), "r", RoomUpdate{Name: &name}), ErrRoomRights},
-		"delete": {NewDeleteRoom(by("ann"), "r"), ErrRoomRights},
-		"add":    {NewAddMember(by("ann"), "r", "new"), ErrRoomRights},
-		"remove": {NewRemoveMember(by("ann"), "r", "cid"), ErrRoomRights},
-	} {
-		if _, err := h.Append(t.Context(), []Item{{Change: one.change}, {Change: cut{}}}); !errors.Is(err, ErrUnavailable) {
-			t.Fatal(err)
-		}
-		h.do(t, NewUpdateRoom(admin("boss"), "r", RoomUpdate{Owner: &bob}))
-		before, head := h.roomState(t), h.head(t)
-		if err := h.try(t, one.change); !errors.Is(err, one.want) {
-			t.Errorf("%s: %v", what, err)
-		}
-		if h.roomState(t) != before || h.head(t) != head {
-			t.Errorf("%s is made without the right to it", what)
-		}
-		h.do(t, NewUpdateRoom(admin("boss"), "r", RoomUpdate{Owner: &[]string{"ann"}[0]}))
-	}
-}
