@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -154,7 +155,7 @@ func (p *Problem) write(w http.ResponseWriter) {
 		header.Set("WWW-Authenticate", challenge)
 	}
 	w.WriteHeader(p.Status)
-	_ = json.NewEncoder(w).Encode(p)
+	_ = encode(w, p)
 }
 
 // object appends the problem as the fields of a frame; ref, where it is not nil, is the request that it answers.
@@ -188,5 +189,12 @@ func (s *Server) answer(w http.ResponseWriter, status int, body any) error {
 func answer(w http.ResponseWriter, status int, body any) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	return json.NewEncoder(w).Encode(body)
+	return encode(w, body)
+}
+
+// encode writes texts as they are: nobody puts JSON into HTML here, and escapes of < and > are six times as long.
+func encode(w io.Writer, body any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(body)
 }

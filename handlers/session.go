@@ -329,11 +329,11 @@ func (s *session) chat(q *socketRequest, do roomOperation) (full bool) {
 	case err != nil:
 		return s.refuse(q, err)
 	case q.ref != nil:
-		text, err := json.Marshal(result)
-		if err != nil {
+		var text bytes.Buffer
+		if err := encode(&text, result); err != nil {
 			return s.refuse(q, err)
 		}
-		return s.peer.reply(message(nil, func(dst []byte) []byte { return okObject(dst, q.ref, text) }))
+		return s.peer.reply(message(nil, func(dst []byte) []byte { return okObject(dst, q.ref, bytes.TrimSpace(text.Bytes())) }))
 	}
 	return false
 }

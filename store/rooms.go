@@ -76,9 +76,10 @@ func (s *Store) StrangeRoom(ctx context.Context, org, user string, rooms []strin
 	return strange, classify(err)
 }
 
-// KeepName keeps what a user is called.
+// KeepName keeps what a user is called. Nothing is written or locked where that is known.
 func (s *Store) KeepName(ctx context.Context, user UserKey, name string) error {
-	_, err := s.db.ExecContext(ctx, `insert into sluice.users as u (org, id, display_name) values ($1, $2, $3)
+	_, err := s.db.ExecContext(ctx, `insert into sluice.users as u (org, id, display_name) select $1::text, $2::text, $3::text
+		where not exists (select from sluice.users where org = $1 and id = $2 and display_name = $3)
 		on conflict (org, id) do update set display_name = excluded.display_name where u.display_name <> excluded.display_name`,
 		user.Org, user.ID, name)
 	return classify(err)

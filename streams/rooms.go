@@ -16,6 +16,7 @@ const (
 	readsEvery = 250 * time.Millisecond // between two looks at the least
 	readsLook  = 15 * time.Second       // after which another instance's are told of, if it has died
 	namesKnown = 10_000                 // users whose names are remembered
+	namesFor   = 10 * time.Second       // that one is: another instance may have been told another since
 	nameRunes  = 128                    // characters of a name
 )
 
@@ -39,13 +40,19 @@ type Rooms struct {
 	log      RoomLog
 	appender Changer
 	to       *slog.Logger
-	names    *lru.Cache[store.UserKey, string]
+	names    *lru.Cache[store.UserKey, knownName]
 	marked   chan struct{} // of one place: read marks have moved
+}
+
+// knownName is a name that was kept here.
+type knownName struct {
+	name  string
+	until time.Time // that nobody needs to look again
 }
 
 // NewRooms makes them. Run runs what they need.
 func NewRooms(log RoomLog, appender Changer, signals *RoomSignals, to *slog.Logger) *Rooms {
-	names, err := lru.New[store.UserKey, string](namesKnown)
+	names, err := lru.New[store.UserKey, knownName](namesKnown)
 	if err != nil {
 		panic(err) // the size is not positive
 	}
@@ -55,13 +62,13 @@ func NewRooms(log RoomLog, appender Changer, signals *RoomSignals, to *slog.Logg
 // Greet keeps what a user is called, where the token says it.
 func (r *Rooms) Greet(ctx context.Context, by store.Actor) error {
 	user, name := store.UserKey{Org: by.Org, ID: by.User}, NameOf(by.Name)
-	if known, _ := r.names.Get(user); name == "" || known == name {
+	if known, _ := r.names.Get(user); name == "" || known.name == name && time.Now().Before(known.until) {
 		return nil
 	}
 	if err := r.log.KeepName(ctx, user, name); err != nil {
 		return err
 	}
-	r.names.Add(user, name)
+	r.names.Add(user, knownName{name, time.Now().Add(namesFor)})
 	return nil
 }
 

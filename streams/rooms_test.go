@@ -312,6 +312,37 @@ func TestNames(t *testing.T) {
 	})
 }
 
+// TestNameGoesBack has a user's tokens tell one name at one instance, another one at a second, and the first one again at the first.
+func TestNameGoesBack(t *testing.T) {
+	t.Parallel()
+	database := pgtest.Database(t)
+	one, two := openSalon(t, database, nil), openSalon(t, database, nil)
+	one.make(t, "r", "ann")
+	greet := func(s *salon, name string) string {
+		t.Helper()
+		if err := s.Greet(t.Context(), store.Actor{Org: "1", User: "ann", Name: name}); err != nil {
+			t.Fatal(err)
+		}
+		room, err := s.Find(t.Context(), guest("ann"), "r")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return room.Members[0].Name
+	}
+	greet(one, "Ann")
+	if got := greet(two, "Anna"); got != "Anna" {
+		t.Fatal(got)
+	}
+	deadline := time.After(patience)
+	for greet(one, "Ann") != "Ann" {
+		select {
+		case <-deadline:
+			t.Fatal("the first instance does not look again")
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
 // TestRetainMessages lets retention work: messages go at their age, those of deleted rooms in any case, more than one
 // transaction takes.
 func TestRetainMessages(t *testing.T) {
