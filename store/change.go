@@ -49,6 +49,12 @@ type Joined interface {
 	ApplyAll(ctx context.Context, tx *sqlx.Tx, all []Change) (made [][]Draft, refused []error, err error)
 }
 
+// Sized is a Change that brings many drafts, and says about how many before it is applied.
+type Sized interface {
+	Change
+	Size() int
+}
+
 // Item is one publisher's part of a batch: drafts, or a change that brings its own.
 type Item struct {
 	Drafts []Draft

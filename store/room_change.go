@@ -117,6 +117,9 @@ func NewCreateRoom(by Actor, n NewRoom) *CreateRoom {
 	return c
 }
 
+// Size implements Sized: its members are told of one by one.
+func (c *CreateRoom) Size() int { return len(c.users) }
+
 // Apply implements Change.
 func (c *CreateRoom) Apply(ctx context.Context, tx *sqlx.Tx) ([]Draft, error) {
 	done, err := tx.ExecContext(ctx, `insert into sluice.rooms (org, id, name, owner, creation) values ($1, $2, $3, $4, $5)

@@ -55,7 +55,7 @@ type Appender struct {
 // appendItem is what one publisher brought: all of it is appended or nothing.
 type appendItem struct {
 	store.Item
-	events int // a change counts as one, for nobody knows yet what it brings
+	events int // a change that does not say how many it brings counts as one
 	bytes  int
 	since  time.Time
 
@@ -90,7 +90,11 @@ func (a *Appender) Append(ctx context.Context, drafts []store.Draft) ([]store.Ap
 // It fails with what the change's Apply has failed with, and otherwise as Append does: with ErrUnavailable, and when ctx
 // ends first, the change may have been made.
 func (a *Appender) Change(ctx context.Context, change store.Change) ([]store.Appended, error) {
-	return a.bring(ctx, &appendItem{Item: store.Item{Change: change}, events: 1})
+	item := &appendItem{Item: store.Item{Change: change}, events: 1}
+	if sized, is := change.(store.Sized); is {
+		item.events = sized.Size()
+	}
+	return a.bring(ctx, item)
 }
 
 func (a *Appender) bring(ctx context.Context, item *appendItem) ([]store.Appended, error) {
