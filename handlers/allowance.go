@@ -29,7 +29,10 @@ func newAllowance(perSecond, atOnce int, what string) *allowance {
 }
 
 // take counts one request of a user. Where it is one too many, the error is a 429 that says when there is room again.
-func (a *allowance) take(org, user string) error {
+func (a *allowance) take(org, user string) error { return a.takeMany(org, user, 1) }
+
+// takeMany is take of a request that counts as several.
+func (a *allowance) takeMany(org, user string, count int) error {
 	if a.perSecond == 0 {
 		return nil
 	}
@@ -42,10 +45,10 @@ func (a *allowance) take(org, user string) error {
 		}
 	}
 	now := time.Now()
-	if limiter.AllowN(now, 1) {
+	if limiter.AllowN(now, count) {
 		return nil
 	}
 	p := problem(http.StatusTooManyRequests, "more than %d times a second %s", int(a.perSecond), a.what)
-	p.RetryAfter = time.Duration((1 - limiter.TokensAt(now)) / float64(a.perSecond) * float64(time.Second))
+	p.RetryAfter = time.Duration((float64(count) - limiter.TokensAt(now)) / float64(a.perSecond) * float64(time.Second))
 	return p
 }

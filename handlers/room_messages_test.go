@@ -276,3 +276,21 @@ func TestRoomRate(t *testing.T) {
 	}
 	d.says(room, user, "a", "x")
 }
+
+// TestLargeRoomRate has a user make rooms of as many members as one may begin with: few at once.
+func TestLargeRoomRate(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	members := make([]string, membersLimit)
+	for i := range members {
+		members[i] = fmt.Sprintf("%q", fmt.Sprint("m", i))
+	}
+	body := `{"name":"x","members":[` + strings.Join(members, ",") + `]}`
+	statuses := map[int]int{}
+	for range 6 {
+		statuses[d.json("POST", "/v2/rooms", as(t, "u"), body).status]++
+	}
+	if statuses[201] == 0 || statuses[429] == 0 {
+		t.Errorf("%v", statuses)
+	}
+}

@@ -27,6 +27,7 @@ const (
 	messageBurst  = 20
 	roomRate      = 10 // changes of rooms and of their members
 	roomRateBurst = 100
+	membersForOne = 20 // a room that begins with so many counts as one change more
 )
 
 // roomRequest is what somebody asks of a room, through whichever door.

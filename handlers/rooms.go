@@ -81,6 +81,9 @@ func (s *Server) createRoom(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := s.roomAllowance.takeMany(q.by.Org, q.by.User, len(n.Members)/membersForOne); err != nil {
+		return err
+	}
 	room, err := s.Rooms.Create(r.Context(), q.by, n)
 	if err != nil {
 		return err
