@@ -22,16 +22,16 @@ type Attendance interface {
 
 	// Roster is what is known now of a room's members who are there, for a stream that begins. Of a room that it does not know
 	// yet it finds out, and signals that.
-	Roster(org, room string) []Signal
+	Roster(org, room string) *Roster
 }
 
 // nobody is the attendance of a hub that has none.
 type nobody struct{}
 
-func (nobody) Changed(string, string)         {}
-func (nobody) Joined(string, string, string)  {}
-func (nobody) Left(string, string, string)    {}
-func (nobody) Roster(string, string) []Signal { return nil }
+func (nobody) Changed(string, string)        {}
+func (nobody) Joined(string, string, string) {}
+func (nobody) Left(string, string, string)   {}
+func (nobody) Roster(string, string) *Roster { return new(Roster) }
 
 // Attend sets who keeps track of who is there. It is called before the first stream.
 func (h *Hub) Attend(a Attendance) { h.attendance = a }
@@ -52,6 +52,22 @@ type Signal struct {
 	To               string       // whose streams alone are given it; "": those of all members
 	Status           store.Status // of presence
 	LastSeen         time.Time    // of presence; zero: never
+}
+
+// Roster is who is there of a room's members, and does not change.
+type Roster struct {
+	signals []Signal
+	framed  [encoders][]byte // guarded by the lock of the org's tail: made once for all who begin, since all may at one moment
+}
+
+func (r *Roster) append(dst []byte, e Encoder) []byte {
+	framed := &r.framed[e.Index()]
+	if *framed == nil {
+		for _, one := range r.signals {
+			*framed = e.Signal(*framed, one)
+		}
+	}
+	return append(dst, *framed...)
 }
 
 // Carriage is what this process carries to a user of chat.
@@ -229,9 +245,7 @@ func (t *tail) roster(dst []byte, s *Subscriber, e Encoder) []byte {
 		if !s.carries(room) || !s.member.is(room) {
 			continue
 		}
-		for _, signal := range t.hub.attendance.Roster(t.org, room) {
-			dst = e.Signal(dst, signal)
-		}
+		dst = t.hub.attendance.Roster(t.org, room).append(dst, e)
 	}
 	return dst
 }

@@ -44,14 +44,17 @@ type Presence struct {
 
 	writing, looking chan struct{} // of one place: there is something to be written, to be looked at
 
-	mu      sync.Mutex                   // never held while the hub is called
-	changed map[store.UserKey]bool       // guarded by mu: whose carriage may have changed; true: others are told in any case
-	looks   map[string]*look             // guarded by mu; by org
-	rosters map[string]map[string]roster // guarded by mu, and changed by the goroutine that looks alone; by org and room
+	mu      sync.Mutex                    // never held while the hub is called
+	changed map[store.UserKey]bool        // guarded by mu: whose carriage may have changed; true: others are told in any case
+	looks   map[string]*look              // guarded by mu; by org
+	rosters map[string]map[string]*roster // guarded by mu, and changed by the goroutine that looks alone; by org and room
 }
 
 // roster is who is there of the members of a room, as it was told here last. Those who are offline are not in it.
-type roster map[string]store.RoomUser
+type roster struct {
+	there map[string]store.RoomUser
+	told  *Roster // the same, for streams that begin; nil: it was not asked for since it has changed
+}
 
 // doubt stands for rows of which it is not known whether they were written: nothing is equal to it.
 var doubt = []Carriage{{Room: "\x00"}}
@@ -61,7 +64,7 @@ func NewPresence(log Attending, hub *Hub, instance string, to *slog.Logger) *Pre
 	p := &Presence{
 		log: log, hub: hub, instance: instance, to: to, kept: map[store.UserKey][]Carriage{},
 		writing: make(chan struct{}, 1), looking: make(chan struct{}, 1),
-		changed: map[store.UserKey]bool{}, looks: map[string]*look{}, rosters: map[string]map[string]roster{},
+		changed: map[store.UserKey]bool{}, looks: map[string]*look{}, rosters: map[string]map[string]*roster{},
 	}
 	hub.Attend(p)
 	return p

@@ -77,21 +77,46 @@ func (p *Presence) addLook(org string, add func(*look)) {
 }
 
 // Roster is what was told here last of a room; of one that is not known nothing, until it was looked at.
-func (p *Presence) Roster(org, room string) []Signal {
+func (p *Presence) Roster(org, room string) *Roster {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	known, found := p.rosters[org][room]
 	if !found {
 		p.addLook(org, func(l *look) { l.rooms[room] = true })
+		return new(Roster)
 	}
-	return known.signals(room)
+	if known.told == nil {
+		known.told = &Roster{signals: known.signals(room)}
+	}
+	return known.told
 }
 
-func (r roster) signals(room string) (list []Signal) {
-	for _, one := range r {
+func (r *roster) signals(room string) (list []Signal) {
+	for _, one := range r.there {
 		list = append(list, presenceSignal(room, one))
 	}
 	return list
+}
+
+// set notes how a member is, and says how they were.
+func (r *roster) set(one store.RoomUser) (was store.Status) {
+	before, is := r.there[one.User]
+	if !is {
+		before.Status = store.StatusOffline
+	}
+	if one.Status == store.StatusOffline {
+		r.drop(one.User)
+	} else if before != one {
+		r.there[one.User], r.told = one, nil
+	}
+	return before.Status
+}
+
+func (r *roster) drop(user string) {
+	if _, is := r.there[user]; is {
+		delete(r.there, user)
+		r.told = nil
+	}
 }
 
 func presenceSignal(room string, one store.RoomUser) Signal {
@@ -194,7 +219,7 @@ func (p *Presence) divide(org string, l *look) (whole, others []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	known := p.rosters[org]
-	maps.DeleteFunc(known, func(room string, _ roster) bool { return !here[room] })
+	maps.DeleteFunc(known, func(room string, _ *roster) bool { return !here[room] })
 	if len(known) == 0 {
 		delete(p.rosters, org)
 	}
@@ -212,8 +237,10 @@ func (p *Presence) divide(org string, l *look) (whole, others []string) {
 func (p *Presence) thereIn(org string, rooms []string) []string {
 	users := map[string]bool{}
 	for _, room := range rooms {
-		for user := range p.rosters[org][room] {
-			users[user] = true
+		if known := p.rosters[org][room]; known != nil {
+			for user := range known.there {
+				users[user] = true
+			}
 		}
 	}
 	return slices.Collect(maps.Keys(users))
@@ -225,7 +252,7 @@ func (p *Presence) compare(org string, l *look, rooms []string, whole bool, foun
 	defer p.mu.Unlock()
 	known := p.rosters[org]
 	if known == nil {
-		known = map[string]roster{}
+		known = map[string]*roster{}
 		p.rosters[org] = known
 	}
 	members := map[seat]bool{}
@@ -238,26 +265,22 @@ func (p *Presence) compare(org string, l *look, rooms []string, whole bool, foun
 			continue
 		}
 		if known[room] == nil {
-			known[room] = roster{}
+			known[room] = &roster{there: map[string]store.RoomUser{}}
 		}
-		maps.DeleteFunc(known[room], func(user string, _ store.RoomUser) bool { return !members[seat{room, user}] })
+		for user := range known[room].there {
+			if !members[seat{room, user}] {
+				known[room].drop(user)
+			}
+		}
 	}
 	for at := range l.turned {
 		if looked[at.room] && !members[at] {
-			delete(known[at.room], at.user)
+			known[at.room].drop(at.user)
 		}
 	}
 	for _, one := range found {
-		was, is := known[one.Room][one.User]
-		if !is {
-			was.Status = store.StatusOffline
-		}
-		if one.Status == store.StatusOffline {
-			delete(known[one.Room], one.User)
-		} else {
-			known[one.Room][one.User] = one.RoomUser
-		}
-		if one.Status != was.Status || l.turned[seat{one.Room, one.User}] {
+		was := known[one.Room].set(one.RoomUser)
+		if was != one.Status || l.turned[seat{one.Room, one.User}] {
 			signals = append(signals, presenceSignal(one.Room, one.RoomUser))
 		}
 	}
@@ -269,7 +292,11 @@ func (p *Presence) toldOf(org string, told map[seat]bool) (signals []Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for at := range told {
-		for _, signal := range p.rosters[org][at.room].signals(at.room) {
+		known := p.rosters[org][at.room]
+		if known == nil {
+			continue
+		}
+		for _, signal := range known.signals(at.room) {
 			signal.To = at.user
 			signals = append(signals, signal)
 		}

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"sluice/store"
 	"sluice/store/localpg/pgtest"
@@ -118,4 +120,50 @@ func TestManyRooms(t *testing.T) {
 	cid.close()
 	everywhere(bob, "cid", "offline")
 	everywhere(ann, "bob", "online")
+}
+
+// counting counts the signals that it frames.
+type counting struct {
+	lines
+	framed *atomic.Int64
+}
+
+func (c counting) Signal(dst []byte, s streams.Signal) []byte {
+	c.framed.Add(1)
+	return c.lines.Signal(dst, s)
+}
+
+// TestRosterIsFramedOnce has all members of a room come at once, as after the end of another instance. What each is told of all is
+// made for few of them.
+func TestRosterIsFramedOnce(t *testing.T) {
+	t.Parallel()
+	database := pgtest.Database(t)
+	a := openParty(t, database, "a")
+	const users = 100
+	query(t, database, fmt.Sprintf(`insert into sluice.members (org, room, user_id, read, told)
+		select '1', 'r', 'user' || n, 0, 0 from generate_series(1, %d) n`, users))
+	query(t, database, fmt.Sprintf(`insert into sluice.memberships (org, room, user_id, from_seq, said_from)
+		select '1', 'r', 'user' || n, 1, 0 from generate_series(1, %d) n`, users))
+	var framed atomic.Int64
+	come := func(user string) *pipe {
+		p := new(pipe)
+		a.hub.Subscribe(&streams.Subscription{
+			Org: "1", User: user, Filter: streams.Filter{Services: chat}, Encoder: counting{framed: &framed}, Sink: p, Expires: time.Now().Add(time.Hour),
+		})
+		return p
+	}
+	for n := range users {
+		come(fmt.Sprint("user", n+1))
+	}
+	first := a.come("user1")
+	for n := range users {
+		first.sees(t, "r", fmt.Sprint("user", n+1), "online")
+	}
+	framed.Store(0)
+	for n := range users {
+		come(fmt.Sprint("user", n+1)).sees(t, "r", "user1", "online")
+	}
+	if got := framed.Load(); got > 20*users { // anew where a look has come between
+		t.Errorf("%d signals were framed for %d rosters of %d", got, users, users)
+	}
 }
