@@ -94,16 +94,13 @@ func TestChatRemoval(t *testing.T) {
 	all.owner.await("it has rooms", func() bool { return len(all.owner.log) > 0 })
 	start := all.owner.seen()[0].Cursor
 	flying := &crowd{t: t, room: all.room, members: all.talkers}
-	flying.speak(20)
-	flying.reach(300)
+	flying.speak(19)
+	flying.reach(100)
 	for _, guest := range all.guests {
 		all.owner.removes(all.room, guest.id)
 	}
-	sent := flying.acked.Load()
+	flying.speak(1) // however fast the others were, the last fifty come after the removals
 	flying.group.Wait()
-	if sent > 900 {
-		t.Errorf("%d of 1000 messages had been sent when all were removed", sent)
-	}
 	all.owner.says(all.aside, "once")
 	all.owner.until("once")
 	removed := slices.DeleteFunc(all.owner.seen(), func(e chatEvent) bool { return e.Type != "member_removed" })
