@@ -22,8 +22,9 @@ type Change interface {
 	// that may be nothing. It locks the row of Key first, and none of the logs: their turn comes after all changes.
 	//
 	// It is called again after a try that may or may not have been committed, and wherever the batch has to begin anew.
-	// So it is idempotent: where it finds its change made, it gives the same drafts. Their ids derive from the change
-	// and are marked IDGiven, so that the log knows them again.
+	// So it is idempotent: where it finds its change made, it gives no drafts, since the log has them, or, where its caller
+	// is to know their places, the same ones. Their ids derive from the change then and are marked IDGiven, so that the log
+	// knows them again.
 	//
 	// Where it fails, the transaction goes back to where it was before the call, and the error is the answer to this
 	// change alone; one that speaks of the database and not of the change ends the whole batch instead.
