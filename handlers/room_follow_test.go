@@ -67,6 +67,20 @@ func TestNarrowedPresence(t *testing.T) {
 	eventually(t, patience, "u is still in the room that was left out", func() bool { return d.statusIn(first, other, "u") == "offline" })
 }
 
+// TestNarrowedPoll has a user poll one of their rooms: they are there in that one alone.
+func TestNarrowedPoll(t *testing.T) {
+	t.Parallel()
+	d := openDoor(t)
+	chatting(d)
+	user, other := as(t, "u"), as(t, "v")
+	first, second := d.makeRoom(user, "v"), d.makeRoom(user, "v")
+	d.ask("GET", "/v2/realtime/poll?services=chat&wait=0&rooms="+strings.TrimPrefix(first, "/v2/rooms/"), user, "").wants(t, "a poll", 200)
+	eventually(t, patience, "u is not there", func() bool { return d.statusIn(first, other, "u") == "online" })
+	if got := d.statusIn(second, other, "u"); got != "offline" {
+		t.Errorf("in the room that was not polled u is %s", got)
+	}
+}
+
 // TestTooManyRooms names one room more than may be followed, at every door.
 func TestTooManyRooms(t *testing.T) {
 	t.Parallel()

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/gobwas/ws"
 
@@ -392,26 +391,6 @@ func TestNothingAfterTheEnd(t *testing.T) {
 		if h := d.historyOf(room, user, ""); len(h.Messages) > 0 {
 			t.Fatalf("it was said: %+v", h)
 		}
-	}
-}
-
-// TestTokenEndsBeforeTheHandshake has a token end while its WebSocket still waits for the handshake: it is good for nothing any more.
-func TestTokenEndsBeforeTheHandshake(t *testing.T) {
-	t.Parallel()
-	d := openDoor(t)
-	room := d.makeRoom(as(t, "u"))
-	d.says(room, as(t, "u"), "a", "x")
-	over := time.Now().Add(2 * time.Second).Truncate(time.Second)
-	c := d.dialSocket(mint(t, Claims{User: "u", Expires: over.Add(-tokenLeeway)}), "")
-	<-time.After(time.Until(over) + time.Millisecond)
-	c.send(`{"services":["chat"],"cursor":"earliest"}`)
-	c.send(fmt.Sprintf(`{"type":"send","ref":1,"room":%q,"clientId":"b","text":"y"}`, strings.TrimPrefix(room, "/v2/rooms/")))
-	code, before := c.closed()
-	if code != ws.StatusPolicyViolation || len(before) != 1 || before[0].Status != http.StatusUnauthorized {
-		t.Errorf("it ends with %d after %+v", code, before)
-	}
-	if h := d.historyOf(room, as(t, "u"), ""); len(h.Messages) != 1 {
-		t.Errorf("it was said: %+v", h)
 	}
 }
 
