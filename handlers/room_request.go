@@ -98,8 +98,8 @@ func (s *Server) roomRequest(w http.ResponseWriter, r *http.Request) (*roomReque
 // actor is who a caller is in the rooms of the org that it acts for, which a service token names. From here on the others know
 // the name that the token has.
 func (s *Server) actor(ctx context.Context, caller *Caller, org string) (store.Actor, error) {
-	if !caller.MayService(chatService) {
-		return store.Actor{}, problem(http.StatusForbidden, "the token does not allow the service %q", chatService)
+	if !caller.MayService(store.ChatService) {
+		return store.Actor{}, problem(http.StatusForbidden, "the token does not allow the service %q", store.ChatService)
 	}
 	if !caller.AnyOrg {
 		org = caller.Org

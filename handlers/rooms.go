@@ -13,9 +13,6 @@ import (
 	"sluice/store"
 )
 
-// chatService is the service of the events of rooms.
-const chatService = "chat"
-
 // Rooms is who keeps rooms; its contract is that of streams.Rooms.
 type Rooms interface {
 	Create(ctx context.Context, by store.Actor, n store.NewRoom) (store.Room, error)
@@ -254,7 +251,7 @@ func (s *Server) roomStream(w http.ResponseWriter, r *http.Request) error {
 		}
 		return err
 	}
-	query.Set("services", chatService)
+	query.Set("services", store.ChatService)
 	query.Set("rooms", room)
 	narrowed, at := *r, *r.URL
 	at.RawQuery = query.Encode()

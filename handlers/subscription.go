@@ -131,7 +131,7 @@ const roomsLimit = 100
 
 // chat admits the rooms that are asked for. A room that the caller has left is let through: of what it carries, the log decides.
 func (s *Server) chat(ctx context.Context, sub *streams.Subscription, caller *Caller, a asked) error {
-	if !slices.Contains(a.services, chatService) {
+	if !slices.Contains(a.services, store.ChatService) {
 		if a.roomsGiven {
 			return invalid("rooms", "rooms are of the service chat, which is not asked for")
 		}

@@ -1,4 +1,4 @@
--- Chat: rooms, who is and was in them, what was said, and who is there (docs/protocol.md, "Chat").
+-- Chat: rooms, who is and was in them, what was said, and who is there (docs/protocol.md, "R").
 
 -- +goose Up
 

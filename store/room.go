@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// chatService is the service of the events that rooms are told by; it is the server's own.
-const chatService = "chat"
+// ChatService is the service of the events that rooms are told by; it is the server's own. They are given to the members of their
+// room alone, whatever else a filter admits.
+const ChatService = "chat"
 
 // What can be wrong with a request to a room.
 var (

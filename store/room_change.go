@@ -12,7 +12,7 @@ import (
 	"github.com/lib/pq"
 )
 
-// roomNews is the data of a room's event (docs/protocol.md, "Chat").
+// roomNews is the data of a room's event (docs/protocol.md, "Following rooms").
 type roomNews struct {
 	Room     string  `json:"room"`
 	Seq      int64   `json:"seq,omitempty"`
@@ -34,7 +34,7 @@ func roomEvent(by Actor, kind string, news roomNews) Draft {
 		panic(err) // texts and numbers
 	}
 	return Draft{Event: Event{
-		Org: by.Org, ID: uuid.Must(uuid.NewV7()).String(), Service: chatService, Type: kind, EntityType: "room", EntityID: news.Room,
+		Org: by.Org, ID: uuid.Must(uuid.NewV7()).String(), Service: ChatService, Type: kind, EntityType: "room", EntityID: news.Room,
 		UserID: by.User, Data: bytes.TrimSuffix(data.Bytes(), []byte("\n")),
 	}}
 }

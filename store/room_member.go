@@ -9,8 +9,7 @@ import (
 )
 
 // AddMember is the Change by which a user becomes a member of a room; one who is stays one. The first one in a room that nobody
-// was left in owns it. ErrNoRoom, ErrRoomRights,
-// ErrRoomFull.
+// was left in owns it. ErrNoRoom, ErrRoomRights, ErrRoomFull.
 type AddMember struct {
 	roomChange
 	user string

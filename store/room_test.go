@@ -86,7 +86,7 @@ func (h *house) news(t testing.TB, org string, after int64) (told []string) {
 		if err := json.Unmarshal(event.Data, &of); err != nil {
 			t.Fatal(err)
 		}
-		if event.Service != chatService || event.EntityType != "room" || event.EntityID != of.Room || event.Audience != "" || event.PropertyID != "" {
+		if event.Service != ChatService || event.EntityType != "room" || event.EntityID != of.Room || event.Audience != "" || event.PropertyID != "" {
 			t.Errorf("%+v is no event of a room", event)
 		}
 		words := []string{event.Type, of.Room, event.UserID, of.User}

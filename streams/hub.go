@@ -45,7 +45,7 @@ type Hub struct {
 	catalogue *store.Catalogue
 	options   Options
 	metrics   *Metrics
-	chat      uint64 // the bit of chatService
+	chat      uint64 // the bit of store.ChatService
 
 	attendance Attendance
 
@@ -79,7 +79,7 @@ func NewHub(log Log, catalogue *store.Catalogue, options Options, metrics *Metri
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &Hub{
 		log: log, catalogue: catalogue, options: options, metrics: metrics, ctx: ctx, cancel: cancel,
-		chat: catalogue.Bit(chatService), attendance: nobody{}, reads: make(chan struct{}, readsAtOnce), tails: map[string]*tail{}, users: map[[2]string]*userStreams{},
+		chat: catalogue.Bit(store.ChatService), attendance: nobody{}, reads: make(chan struct{}, readsAtOnce), tails: map[string]*tail{}, users: map[[2]string]*userStreams{},
 		tickets: newTickets(),
 	}
 	h.group.Go(h.tick)

@@ -9,9 +9,6 @@ import (
 	"sluice/store"
 )
 
-// chatService is the one whose events are given to the members of their room alone, whatever else a filter admits.
-const chatService = "chat"
-
 const (
 	polledFor = 30 * time.Second // that a user is there after a poll
 	knownFor  = 30 * time.Second // that the memberships of a user without streams are kept up to date

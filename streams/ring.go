@@ -53,7 +53,7 @@ func entriesOf(events []store.Event, catalogue *store.Catalogue) []*entry {
 	entries := make([]*entry, len(events))
 	for i := range events {
 		entries[i] = &entry{event: events[i], service: catalogue.Bit(events[i].Service)}
-		if kind := events[i].Type; events[i].Service == chatService && (kind == store.MessageUpdated || kind == store.MessageDeleted) {
+		if kind := events[i].Type; events[i].Service == store.ChatService && (kind == store.MessageUpdated || kind == store.MessageDeleted) {
 			_, entries[i].message = events[i].Concerns()
 		}
 	}
